@@ -1,0 +1,89 @@
+"""What is on the log: topics, record headers and the control records between tick batches.
+
+Every record of a tick topic carries the headers
+
+    type       trades | quotes | punctuation | session-start | session-end | coverage | eviction
+               | event
+    exchange   binance-futures | okx-perps | hyperliquid-perps
+    shard      collectors that run the same subscriptions; ticks of an instrument seal on its time
+    collector  the collector's id
+    session    one run of a collector: its start in ns, as text. A later session of a collector
+               ends its earlier one
+    seq        number of the record within (collector, session, topic, partition), from 0
+    schema     version of the value's layout
+
+A punctuation is the promise that no later record of its session in its partition carries a
+smaller `local_ts`; only punctuation moves time (DESIGN decision 3).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import orjson
+
+TRADES_TOPIC = "ticks.trades"
+QUOTES_TOPIC = "ticks.quotes"
+BARS_TOPIC = "bars"
+TICK_TOPICS = (TRADES_TOPIC, QUOTES_TOPIC)
+SCHEMA_VERSION = 1
+
+TRADES = "trades"
+QUOTES = "quotes"
+PUNCTUATION = "punctuation"
+SESSION_START = "session-start"
+SESSION_END = "session-end"
+COVERAGE = "coverage"
+EVICTION = "eviction"
+EVENT = "event"
+BARS = "bars"
+CLOSED = "closed"
+
+LOCAL_TS = "local_ts"
+"""Header of punctuation, session-start and session-end: nanoseconds since the epoch, as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """From when an instrument's data is complete: the value (JSON) of a `coverage` record.
+
+    `local_from` is the arrival clock (ns) at which the subscription stood, `exchange_from` the
+    later of that and the first live tick's exchange stamp (venue and local clocks may differ).
+    A window is published only if it starts at or after its clock's stamp.
+    """
+
+    symbols: Sequence[str]
+    local_from: int
+    exchange_from: int
+
+    def encode(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Coverage":
+        return cls(**orjson.loads(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who wrote a tick record: the identifying part of its headers."""
+
+    exchange: str
+    shard: str
+    collector: str
+    session: str
+
+    def headers(self, kind: str, seq: int, **more: str) -> dict[str, str]:
+        return {
+            "type": kind,
+            "exchange": self.exchange,
+            "shard": self.shard,
+            "collector": self.collector,
+            "session": self.session,
+            "seq": str(seq),
+            "schema": str(SCHEMA_VERSION),
+            **more,
+        }
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> "Source":
+        return cls(headers["exchange"], headers["shard"], headers["collector"], headers["session"])

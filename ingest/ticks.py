@@ -1,0 +1,203 @@
+"""The two tick kinds, as columns: their Arrow schemas and the batch codec.
+
+The unit on the log is a batch: an Arrow IPC stream of up to a few thousand ticks of one exchange,
+which any Arrow implementation reads. Inside the process a batch is `Trades` or `Quotes`: plain
+numpy columns of equal length n and a list of the symbols that `code` indexes.
+
+Trades                                       Quotes (top-of-book updates)
+  code         int32   index into symbols      code         int32
+  exchange_ts  int64   ns, the venue's clock   exchange_ts  int64
+  local_ts     int64   ns, arrival             local_ts     int64
+  id           int64   last trade id covered   sequence     int64   rising per symbol; 0: none
+  count        int32   fills in the print      bid_price    float64 NaN: side is empty
+  side         int8    taker: +1 buy, -1 sell  bid_qty      float64 base units
+  price        float64 quote units             ask_price    float64
+  qty          float64 base units              ask_qty      float64
+  notional     float64 quote units             origin       int8
+  origin       int8    0 live 1 backlog 2 heal row          int64
+  off_book     int8    1: not a market print
+  row          int64   arrival index within the session
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+I8 = npt.NDArray[np.int8]
+F64 = npt.NDArray[np.float64]
+
+LIVE, BACKLOG, HEALED = 0, 1, 2
+ORIGINS = ("live", "backlog", "healed")
+BUY, SELL = 1, -1
+
+_NS = pa.timestamp("ns", tz="UTC")
+_SYMBOL = pa.dictionary(pa.int32(), pa.utf8())
+_META = {b"perpflow.schema": b"1"}
+TRADES_SCHEMA = pa.schema(
+    [
+        ("symbol", _SYMBOL),
+        ("exchange_ts", _NS),
+        ("local_ts", _NS),
+        ("id", pa.int64()),
+        ("count", pa.int32()),
+        ("side", pa.int8()),
+        ("price", pa.float64()),
+        ("qty", pa.float64()),
+        ("notional", pa.float64()),
+        ("origin", pa.int8()),
+        ("off_book", pa.int8()),
+        ("row", pa.int64()),
+    ],
+    metadata=_META,
+)
+QUOTES_SCHEMA = pa.schema(
+    [
+        ("symbol", _SYMBOL),
+        ("exchange_ts", _NS),
+        ("local_ts", _NS),
+        ("sequence", pa.int64()),
+        ("bid_price", pa.float64()),
+        ("bid_qty", pa.float64()),
+        ("ask_price", pa.float64()),
+        ("ask_qty", pa.float64()),
+        ("origin", pa.int8()),
+        ("row", pa.int64()),
+    ],
+    metadata=_META,
+)
+_DTYPES: dict[pa.DataType, Any] = {
+    _NS: np.int64,
+    pa.int64(): np.int64,
+    pa.int32(): np.int32,
+    pa.int8(): np.int8,
+    pa.float64(): np.float64,
+    _SYMBOL: np.int32,
+}
+
+
+class MalformedBatch(ValueError):
+    """A record's value is not a tick batch of a schema this version reads."""
+
+
+@dataclass(slots=True)
+class Columns:
+    """Numpy columns of equal length; the shared part of `Trades` and `Quotes`."""
+
+    schema: ClassVar[pa.Schema]
+
+    symbols: Sequence[str]
+    code: I32
+    exchange_ts: I64
+    local_ts: I64
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The column fields, `code` first, in schema order."""
+        return [f.name for f in fields(cls)][1:]
+
+    def columns(self) -> list[npt.NDArray[Any]]:
+        return [getattr(self, name) for name in self.names()]
+
+    def take(self, index: npt.NDArray[Any] | slice) -> Self:
+        """The rows of an index array, boolean mask or slice."""
+        return type(self)(self.symbols, *(c[index] for c in self.columns()))
+
+    @classmethod
+    def from_columns(cls, symbols: Sequence[str], columns: Sequence[Any]) -> Self:
+        """From one sequence per column, in the order of `names()`."""
+        arrays = [
+            np.asarray(values, dtype=_DTYPES[field.type])
+            for values, field in zip(columns, cls.schema, strict=True)
+        ]
+        return cls(symbols, *arrays)
+
+    @classmethod
+    def empty(cls, symbols: Sequence[str] = ()) -> Self:
+        return cls.from_columns(symbols, [()] * len(cls.schema))
+
+
+@dataclass(slots=True)
+class Trades(Columns):
+    schema: ClassVar[pa.Schema] = TRADES_SCHEMA
+
+    id: I64
+    count: I32
+    side: I8
+    price: F64
+    qty: F64
+    notional: F64
+    origin: I8
+    off_book: I8
+    row: I64
+
+
+@dataclass(slots=True)
+class Quotes(Columns):
+    schema: ClassVar[pa.Schema] = QUOTES_SCHEMA
+
+    sequence: I64
+    bid_price: F64
+    bid_qty: F64
+    ask_price: F64
+    ask_qty: F64
+    origin: I8
+    row: I64
+
+
+C = TypeVar("C", Trades, Quotes)
+
+
+def concat(batches: Sequence[C]) -> C:
+    """One batch of several that share the same `symbols` list. Needs at least one."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    columns = [
+        np.concatenate(parts) for parts in zip(*(b.columns() for b in batches), strict=True)
+    ]
+    return type(first)(first.symbols, *columns)
+
+
+def encode(ticks: Trades | Quotes) -> bytes:
+    """An Arrow IPC stream of one record batch; only the symbols that occur are in it."""
+    used, index = np.unique(ticks.code, return_inverse=True)
+    symbol = pa.DictionaryArray.from_arrays(
+        pa.array(index.astype(np.int32)), pa.array([ticks.symbols[i] for i in used], pa.utf8())
+    )
+    arrays = [symbol]
+    for field, values in zip(list(ticks.schema)[1:], ticks.columns()[1:], strict=True):
+        array = pa.array(values)
+        arrays.append(array.view(_NS) if field.type == _NS else array)
+    batch = pa.RecordBatch.from_arrays(arrays, schema=ticks.schema)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ticks.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def decode(kind: type[C], value: bytes) -> C:
+    """The batch in a record's value. Raises `MalformedBatch`."""
+    try:
+        table = pa.ipc.open_stream(value).read_all().combine_chunks()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise MalformedBatch(f"not an Arrow IPC stream: {error}") from error
+    if table.schema != kind.schema:
+        raise MalformedBatch(f"unexpected {kind.__name__} schema: {table.schema.names}")
+    if table.num_rows == 0:
+        return kind.empty()
+    symbol = table.column(0).chunk(0)
+    columns: list[Any] = [symbol.indices.to_numpy(zero_copy_only=False)]
+    for field, column in zip(list(kind.schema)[1:], table.columns[1:], strict=True):
+        chunk = column.chunk(0)
+        chunk = chunk.view(pa.int64()) if field.type == _NS else chunk
+        columns.append(chunk.to_numpy(zero_copy_only=False))
+    return kind(symbol.dictionary.to_pylist(), *columns)

@@ -19,10 +19,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ingest.errors import UserError
+
 TopicPartition = tuple[str, int]
 
 
-class LogError(Exception):
+class LogError(UserError):
     """A log operation failed; the message names the log, the topic and the reason."""
 
 

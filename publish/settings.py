@@ -1,0 +1,225 @@
+"""Settings: what they are, their units and what is allowed. `settings_sources.py` loads them.
+
+A section is a table of perpflow.toml; every setting has a default but a venue's `symbols`.
+Durations are written with their unit ("250ms", "5s", "2m") and are integer nanoseconds here.
+"""
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+)
+
+_UNITS = {
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+    "d": 86_400_000_000_000,
+}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+_MAX_DURATION = 366 * _UNITS["d"]
+
+
+def parse_duration(text: object) -> int:
+    """Nanoseconds of "250ms", "5s", "1.5m", "24h", "2d". Raises ValueError saying what is allowed.
+
+    A bare number is refused: it would be a guess which unit was meant.
+    """
+    match = _DURATION.fullmatch(str(text))
+    if match is None:
+        raise ValueError('should be a number and a unit, like "250ms", "5s" or "2m"')
+    number, unit = match.groups()
+    if not unit:
+        raise ValueError(f'has no unit: write "{number}s" or "{number}ms" ({", ".join(_UNITS)})')
+    if unit not in _UNITS:
+        raise ValueError(f'"{unit}" is no unit: use one of {", ".join(_UNITS)}')
+    nanoseconds = Decimal(number) * _UNITS[unit]
+    if nanoseconds != int(nanoseconds):
+        raise ValueError("should be a whole number of nanoseconds")
+    if nanoseconds > _MAX_DURATION:
+        raise ValueError("should be 366d at most")
+    return int(nanoseconds)
+
+
+def format_duration(nanoseconds: int) -> str:
+    """The shortest exact text that `parse_duration` reads back."""
+    for unit, size in reversed(_UNITS.items()):
+        if nanoseconds and nanoseconds % size == 0:
+            return f"{nanoseconds // size}{unit}"
+    milliseconds = (Decimal(nanoseconds) / _UNITS["ms"]).normalize()
+    return f"{milliseconds:f}ms" if nanoseconds else "0s"
+
+
+def _at_least(minimum: str) -> AfterValidator:
+    def check(nanoseconds: int) -> int:
+        if nanoseconds < parse_duration(minimum):
+            raise ValueError(f'should be "{minimum}" or more')
+        return nanoseconds
+
+    return AfterValidator(check)
+
+
+def _listed(value: object) -> object:
+    """The environment and flags hold a list as text: "BTCUSDT,ETHUSDT"."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return value
+
+
+def _distinct(values: list[str]) -> list[str]:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"names {', '.join(repeated)} more than once")
+    return values
+
+
+def _not_a_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+def _url(*schemes: str) -> Any:
+    allowed = " or ".join(f"{scheme}://" for scheme in schemes)
+
+    def check(url: str) -> str:
+        scheme, separator, rest = url.partition("://")
+        if scheme not in schemes or not separator or not rest:
+            raise ValueError(f"should start with {allowed} and go on")
+        return url
+
+    return AfterValidator(check)
+
+
+Duration = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
+"""Nanoseconds in the program, text with a unit wherever it is written."""
+
+Number = BeforeValidator(_not_a_bool)
+Symbols = Annotated[
+    list[Annotated[str, StringConstraints(pattern=r"^\S+$")]],
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+    Field(min_length=1),
+]
+WebsocketUrl = Annotated[str, _url("ws", "wss")]
+HttpUrl = Annotated[str, _url("http", "https")]
+
+
+class Section(BaseModel):
+    """A table of settings: what is not known is refused, what is loaded stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LogSettings(Section):
+    """The embedded log: one SQLite file that every perpflow process of a machine may share."""
+
+    path: Path = Path("perpflow.db")
+    partitions: Annotated[int, Number, Field(ge=1, le=1024)] = 4
+    retention_hours: Annotated[float, Number, Field(gt=0, le=24 * 366)] = 24.0
+    retention_mb: Annotated[int, Number, Field(ge=1)] | None = None
+
+
+class Venue(Section):
+    """One venue. `symbols` are the venue's own ids; URLs default to the venue's public hosts."""
+
+    symbols: Symbols
+    ws_url: WebsocketUrl | None = None
+    rest_url: HttpUrl | None = None
+    trades: str
+
+
+class BinanceVenue(Venue):
+    """`trade`: every print, as it happens. `aggTrade`: aggregated, about 100 ms later."""
+
+    trades: Literal["trade", "aggTrade"] = "trade"
+
+
+class OkxVenue(Venue):
+    """`trades-all`: every fill. `trades`: fills of one taker order at one price in one row."""
+
+    trades: Literal["trades-all", "trades"] = "trades-all"
+
+
+class HyperliquidVenue(Venue):
+    """Hyperliquid has one trade feed."""
+
+    trades: Literal["trades"] = "trades"
+
+
+class Venues(Section):
+    """The venues to collect, each a table `[venues.<exchange>]`; those without one are left out."""
+
+    binance_futures: Annotated[BinanceVenue | None, Field(alias="binance-futures")] = None
+    okx_perps: Annotated[OkxVenue | None, Field(alias="okx-perps")] = None
+    hyperliquid_perps: Annotated[HyperliquidVenue | None, Field(alias="hyperliquid-perps")] = None
+
+    def enabled(self) -> dict[str, Venue]:
+        """The configured venues by exchange name ("binance-futures", …)."""
+        venues: Mapping[str, Venue | None] = {
+            "binance-futures": self.binance_futures,
+            "okx-perps": self.okx_perps,
+            "hyperliquid-perps": self.hyperliquid_perps,
+        }
+        return {exchange: venue for exchange, venue in venues.items() if venue is not None}
+
+
+class IngestSettings(Section):
+    """Collectors. `record_dir`: where raw frames are recorded too; none: they are not."""
+
+    collector: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "c1"
+    batch_ms: Annotated[int, Number, Field(ge=1, le=1000)] = 50
+    batch_rows: Annotated[int, Number, Field(ge=1, le=65_536)] = 4096
+    punctuation_ms: Annotated[int, Number, Field(ge=10, le=5000)] = 250
+    record_dir: Path | None = None
+
+
+class AggregateSettings(Section):
+    """When windows close (DESIGN decision 3), and over what flow toxicity is normalised.
+
+    `hold`: wait after a window's end. `lateness`: how late a tick may arrive after its exchange
+    second and still be in its bar. `eviction`: how far a collector may fall behind its shard.
+    """
+
+    hold: Duration = 250_000_000
+    lateness: Duration = 5_000_000_000
+    eviction: Annotated[Duration, _at_least("1s")] = 30_000_000_000
+    toxicity_reset: Literal["month", "day"] = "month"
+
+
+class PublishSettings(Section):
+    """Where the parquet goes, how often, and for how long a folded day part stays readable."""
+
+    url: Annotated[str, _url("file", "s3")] = "file://./perpflow-data"
+    flush: Annotated[Duration, _at_least("100ms")] = 30_000_000_000
+    grace: Duration = 600_000_000_000
+    s3_endpoint: HttpUrl | None = None
+
+
+class MetricsSettings(Section):
+    """/metrics, /healthz and /readyz, on the loopback interface unless `host` says otherwise."""
+
+    port: Annotated[int, Number, Field(ge=1, le=65_535)] | None = None
+    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
+
+
+class Settings(Section):
+    """All settings, checked."""
+
+    log: LogSettings = LogSettings()
+    venues: Venues = Venues()
+    ingest: IngestSettings = IngestSettings()
+    aggregate: AggregateSettings = AggregateSettings()
+    publish: PublishSettings = PublishSettings()
+    metrics: MetricsSettings = MetricsSettings()

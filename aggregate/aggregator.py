@@ -1,0 +1,105 @@
+"""The daemon: owns partitions of the tick topics; reads, seals, rolls up, commits.
+
+What it emits, what it has read and what it still holds become durable in one commit per
+partition (DESIGN decision 6), so kill -9 anywhere loses nothing and repeats nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from aggregate import metrics
+from aggregate.partition import PartitionAggregator
+from aggregate.shard import Rules
+from ingest import records
+from ingest.log import Fenced, Log, Ownership
+
+log_ = structlog.get_logger(__name__)
+
+GROUP = "aggregator"
+COMMIT_EVERY_S = 1.0
+"""A partition without new bars commits its offsets at least this often while it reads."""
+WAIT_S = 0.2
+
+
+class Aggregator:
+    """Aggregates the given partitions of one log until stopped or fenced off all of them."""
+
+    def __init__(
+        self,
+        log: Log,
+        partitions: Sequence[int],
+        rules: Rules | None = None,
+        *,
+        group: str = GROUP,
+        eviction_ns: int = 30 * 1_000_000_000,
+    ) -> None:
+        self._log = log
+        self._partitions = partitions
+        self._rules = rules or Rules()
+        self._group = group
+        self._eviction_ns = eviction_ns
+        self._owned: dict[int, tuple[Ownership, PartitionAggregator]] = {}
+        self._committed: dict[int, float] = {}
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask `run` to commit and return; safe to call from the loop's signal handlers."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Read and seal until `stop`. Partitions taken by another owner are let go."""
+        for partition in self._partitions:
+            owner = await self._log.acquire(self._group, partition)
+            state = PartitionAggregator(owner, self._rules, self._eviction_ns)
+            self._owned[partition] = (owner, state)
+        while self._owned and not self._stopping.is_set():
+            positions = {
+                (topic, partition): offset
+                for partition, (_, state) in self._owned.items()
+                for topic, offset in state.positions.items()
+            }
+            if await self._log.wait(positions, WAIT_S):
+                await self.step()
+
+    async def step(self) -> None:
+        """Read what is there in every owned partition once, and commit what came of it."""
+        for partition in list(self._owned):
+            try:
+                await self._step(partition)
+            except Fenced:
+                log_.warning("partition taken by another aggregator", partition=partition)
+                del self._owned[partition]
+
+    async def _step(self, partition: int) -> None:
+        owner, state = self._owned[partition]
+        read = 0
+        for topic in records.TICK_TOPICS:
+            for record in await self._log.read(topic, partition, state.positions[topic]):
+                state.feed(record)
+                read += 1
+        if not read:
+            return
+        started = time.perf_counter()
+        out = state.advance()
+        metrics.sealed(time.perf_counter() - started, len(out))
+        now = time.monotonic()
+        if out or now - self._committed.get(partition, 0.0) > COMMIT_EVERY_S:
+            await self._log.commit(owner, out, state.changes(), state.offsets())
+            self._committed[partition] = now
+        self._report(partition, state)
+
+    def _report(self, partition: int, state: PartitionAggregator) -> None:
+        metrics.dropped(state.dropped)
+        withheld = sum(n for (_, _, why), n in state.dropped.items() if why == "withheld")
+        if withheld:
+            log_.info(
+                "windows withheld: collection began inside them",
+                partition=partition,
+                windows=withheld,
+            )
+        state.dropped.clear()
+        for shard, now in state.times().items():
+            metrics.watermark(shard, partition, now)

@@ -1,0 +1,93 @@
+"""What a dataset is: partial columns from ticks, how partials merge, finished columns.
+
+A dataset whose statistic does not merge exactly (a median, a quantile) keeps as a partial column
+what does (a sorted list of values per row, as an Arrow list in the state) and takes the statistic
+in `finish`; nothing here assumes that a partial column is a scalar but the default rules.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from aggregate.groups import Array, Groups, Partial
+from aggregate.intervals import Interval
+from ingest.ticks import F64, I32, I64
+
+
+class Merge(Enum):
+    """How a partial column of child windows becomes the parent's, children in time order."""
+
+    SUM = "sum"
+    TOTAL = "total"
+    FIRST = "first"
+    LAST = "last"
+    MIN = "min"
+    MAX = "max"
+    LAST_VALID = "last_valid"
+
+
+def _last_valid(groups: Groups, values: Array) -> Array:
+    index = groups.last_index(~np.isnan(values))
+    return np.where(index >= 0, values[index], np.nan)
+
+
+_RULES: Mapping[Merge, Callable[[Groups, Array], Array]] = {
+    Merge.SUM: Groups.sum,
+    Merge.TOTAL: Groups.total,
+    Merge.FIRST: Groups.first,
+    Merge.LAST: Groups.last,
+    Merge.MIN: Groups.min,
+    Merge.MAX: Groups.max,
+    Merge.LAST_VALID: _last_valid,
+}
+
+
+class Memory(Protocol):
+    """What a series remembers from bar to bar (per shard, clock and interval)."""
+
+    def encode(self) -> bytes: ...
+
+    def restore(self, value: bytes) -> None: ...
+
+
+class Dataset(ABC):
+    """One dataset of DATASETS.md, for ticks of one kind."""
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    partial: ClassVar[Mapping[str, Merge]]
+    """Partial columns and their merge."""
+    columns: ClassVar[tuple[str, ...]]
+    """Finished columns, in the order of the file; counts are int64, the rest float64."""
+
+    @abstractmethod
+    def from_ticks(self, ticks: Any, groups: Groups) -> Partial:
+        """Partial columns (m,) of n ticks in canonical order; `ticks` is `Trades` or `Quotes`."""
+
+    def merge(self, partial: Partial, groups: Groups) -> Partial:
+        """Partial columns (m,) of the parents of n child rows in time order."""
+        return {name: _RULES[rule](groups, partial[name]) for name, rule in self.partial.items()}
+
+    def memory(self) -> Memory | None:
+        """A new series memory, or None for a dataset whose bars stand alone."""
+        return None
+
+    @abstractmethod
+    def finish(
+        self, code: I32, start: I64, partial: Partial, interval: Interval, memory: Memory | None
+    ) -> Partial:
+        """Finished columns (n,) of rows sorted by code, then start; NaN stands for null."""
+
+
+def ratio(numerator: Array, denominator: Array) -> F64:
+    """numerator / denominator, NaN (null) where the denominator is 0."""
+    zero = denominator == 0
+    if not zero.any():
+        return numerator / denominator  # type: ignore[no-any-return]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = numerator / denominator
+    out[zero] = np.nan
+    return out  # type: ignore[no-any-return]

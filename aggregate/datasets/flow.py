@@ -1,0 +1,163 @@
+"""flow: taker order flow by side and size, its entropy and its toxicity score."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from aggregate.datasets.base import Dataset, Memory, Merge, ratio
+from aggregate.expanding import ExpandingZ
+from aggregate.groups import Array, Groups, Partial
+from aggregate.intervals import Interval
+from ingest.ticks import F64, I32, I64, Trades
+
+SIDES = ("buy", "sell")
+SIZES = ("small", "medium", "large")
+MEDIUM_FROM, LARGE_FROM = 100.0, 1000.0
+"""Size classes by a print's notional, in quote units."""
+
+
+def _buckets() -> Iterator[tuple[str, str]]:
+    for side in SIDES:
+        for size in SIZES:
+            yield side, size
+
+
+def _columns() -> tuple[str, ...]:
+    """DATASETS.md's order: 12 figures, then by side and size, then the shares."""
+    head = [
+        "taker_buy_volume",
+        "taker_sell_volume",
+        "taker_buy_count",
+        "taker_sell_count",
+        "volume_delta",
+        "volume_delta_notional",
+        "flow_entropy",
+        "flow_toxicity_score",
+        "taker_buy_sell_ratio",
+        "taker_buy_sell_count_ratio",
+        "taker_buy_sell_percentage",
+        "taker_buy_sell_count_percentage",
+    ]
+    for side, size in _buckets():
+        head += [f"taker_{side}_{size}_order_volume", f"taker_{side}_{size}_order_count"]
+    for side in SIDES:
+        head += [f"taker_{side}_{size}_order_percentage" for size in SIZES]
+        head += [f"taker_{side}_{size}_order_count_percentage" for size in SIZES]
+    return tuple(head)
+
+
+def squared_returns(price: Array, groups: Groups) -> F64:
+    """Σ (pᵢ/pᵢ₋₁ − 1)² over the consecutive prices of each group; 0 for one price."""
+    squares = np.empty(len(price))
+    np.divide(price[1:], price[:-1], out=squares[1:])
+    squares -= 1.0
+    squares *= squares
+    squares[groups.starts] = 0.0
+    return groups.sum(squares)
+
+
+def entropy(share: F64) -> F64:
+    """−(p·ln p + (1−p)·ln(1−p)) in nats, 0·ln 0 = 0; NaN stays NaN."""
+    out = np.zeros(len(share))
+    for p in (share, 1.0 - share):
+        term = np.zeros(len(p))
+        np.log(p, out=term, where=p > 0)
+        out -= p * term
+    return out
+
+
+class Flow(Dataset):
+    """36 columns. `toxicity_reset` is "month" or "day": where the expanding z-scores restart."""
+
+    name = "flow"
+    kind = "trades"
+    partial: ClassVar = {
+        "first": Merge.FIRST,
+        "last": Merge.LAST,
+        "rv2": Merge.SUM,
+        **{f"{side}_qty": Merge.SUM for side in SIDES},
+        **{f"{side}_{size}_notional": Merge.SUM for side, size in _buckets()},
+        **{f"{side}_{size}_count": Merge.TOTAL for side, size in _buckets()},
+    }
+    columns = _columns()
+
+    def __init__(self, toxicity_reset: str = "month") -> None:
+        self.toxicity_reset = toxicity_reset
+
+    def from_ticks(self, ticks: Trades, groups: Groups) -> Partial:
+        sell = ticks.side < 0
+        size = (ticks.notional >= MEDIUM_FROM).astype(np.int8)
+        size += ticks.notional >= LARGE_FROM
+        size += sell.view(np.int8) * np.int8(3)
+        bucket = groups.id * 6
+        bucket += size
+        notional = np.bincount(bucket, weights=ticks.notional, minlength=groups.n * 6)
+        single = bool((ticks.count == 1).all())
+        counts = np.bincount(
+            bucket, weights=None if single else ticks.count, minlength=groups.n * 6
+        ).astype(np.int64, copy=False)
+        qty = np.bincount(groups.id * 2 + sell, weights=ticks.qty, minlength=groups.n * 2)
+        out: Partial = {
+            "first": groups.first(ticks.price),
+            "last": groups.last(ticks.price),
+            "rv2": squared_returns(ticks.price, groups),
+            "buy_qty": qty[0::2],
+            "sell_qty": qty[1::2],
+        }
+        for i, (side, name) in enumerate(_buckets()):
+            out[f"{side}_{name}_notional"] = notional[i::6]
+        for i, (side, name) in enumerate(_buckets()):
+            out[f"{side}_{name}_count"] = counts[i::6]
+        return out
+
+    def merge(self, partial: Partial, groups: Groups) -> Partial:
+        """rv²(a∪b) = rv²(a) + rv²(b) + (first_b/last_a − 1)²; the rest by the default rules."""
+        link = np.empty(len(groups.id))
+        np.divide(partial["first"][1:], partial["last"][:-1], out=link[1:])
+        link -= 1.0
+        link *= link
+        link[groups.starts] = 0.0
+        return super().merge({**partial, "rv2": partial["rv2"] + link}, groups)
+
+    def memory(self) -> Memory:
+        return ExpandingZ(2, self.toxicity_reset)
+
+    def finish(
+        self, code: I32, start: I64, partial: Partial, interval: Interval, memory: Memory | None
+    ) -> Partial:
+        assert isinstance(memory, ExpandingZ)
+        notional, count, side_count = {}, {}, {}
+        for side in SIDES:
+            small, medium, large = (partial[f"{side}_{size}_notional"] for size in SIZES)
+            notional[side] = small + medium + large
+            counts = [partial[f"{side}_{size}_count"] for size in SIZES]
+            count[side] = counts
+            side_count[side] = counts[0] + counts[1] + counts[2]
+        buy, sell = partial["buy_qty"], partial["sell_qty"]
+        n_buy, n_sell = side_count["buy"], side_count["sell"]
+        share = ratio(buy, buy + sell)
+        delta_notional = notional["buy"] - notional["sell"]
+        z = memory.score(code, start, np.stack([delta_notional, np.sqrt(partial["rv2"])]))
+        out: Partial = {
+            "taker_buy_volume": buy,
+            "taker_sell_volume": sell,
+            "taker_buy_count": n_buy,
+            "taker_sell_count": n_sell,
+            "volume_delta": buy - sell,
+            "volume_delta_notional": delta_notional,
+            "flow_entropy": entropy(share),
+            "flow_toxicity_score": z[0] * z[1],
+            "taker_buy_sell_ratio": ratio(buy, sell),
+            "taker_buy_sell_count_ratio": ratio(n_buy, n_sell),
+            "taker_buy_sell_percentage": share,
+            "taker_buy_sell_count_percentage": ratio(n_buy, n_buy + n_sell),
+        }
+        for side, qty in (("buy", buy), ("sell", sell)):
+            for i, size in enumerate(SIZES):
+                label = f"taker_{side}_{size}_order"
+                out[f"{label}_volume"] = partial[f"{side}_{size}_notional"]
+                out[f"{label}_count"] = count[side][i]
+                out[f"{label}_percentage"] = ratio(out[f"{label}_volume"], qty)
+                out[f"{label}_count_percentage"] = ratio(count[side][i], side_count[side])
+        return {name: out[name] for name in self.columns}

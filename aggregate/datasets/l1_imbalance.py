@@ -1,0 +1,60 @@
+"""l1_imbalance: best bid against best ask quantity, at the last two-sided update and on average."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from aggregate.datasets.base import Dataset, Memory, Merge, ratio
+from aggregate.groups import Array, Groups, Partial
+from aggregate.intervals import Interval
+from ingest.ticks import I32, I64, Quotes
+
+COLUMNS = ("imbalance", "imbalance_ratio", "bid_ask_ratio", "bid_percentage", "ask_percentage")
+
+
+def _figures(bid: Array, ask: Array) -> Partial:
+    """The five figures of quantities (n,); NaN where a side is missing or a denominator is 0."""
+    depth = bid + ask
+    return {
+        "imbalance": bid - ask,
+        "imbalance_ratio": ratio(bid - ask, depth),
+        "bid_ask_ratio": ratio(bid, ask),
+        "bid_percentage": ratio(bid, depth),
+        "ask_percentage": ratio(ask, depth),
+    }
+
+
+class L1Imbalance(Dataset):
+    """Averages are plain means over the updates for which the figure is defined."""
+
+    name = "l1_imbalance"
+    kind = "quotes"
+    partial: ClassVar = {
+        "bid_qty": Merge.LAST_VALID,
+        "ask_qty": Merge.LAST_VALID,
+        **{f"{name}_sum": Merge.SUM for name in COLUMNS},
+        **{f"{name}_n": Merge.TOTAL for name in COLUMNS},
+    }
+    columns = COLUMNS + tuple(f"{name}_avg" for name in COLUMNS)
+
+    def from_ticks(self, ticks: Quotes, groups: Groups) -> Partial:
+        two_sided = ~np.isnan(ticks.bid_qty + ticks.ask_qty)
+        last = groups.last_index(two_sided)
+        out: Partial = {
+            "bid_qty": np.where(last >= 0, ticks.bid_qty[last], np.nan),
+            "ask_qty": np.where(last >= 0, ticks.ask_qty[last], np.nan),
+        }
+        for name, values in _figures(ticks.bid_qty, ticks.ask_qty).items():
+            defined = ~np.isnan(values)
+            whole = bool(defined.all())
+            out[f"{name}_sum"] = groups.sum(values if whole else np.where(defined, values, 0.0))
+            out[f"{name}_n"] = groups.count(defined)
+        return {name: out[name] for name in self.partial}
+
+    def finish(
+        self, code: I32, start: I64, partial: Partial, interval: Interval, memory: Memory | None
+    ) -> Partial:
+        out = _figures(partial["bid_qty"], partial["ask_qty"])
+        for name in COLUMNS:
+            out[f"{name}_avg"] = ratio(partial[f"{name}_sum"], partial[f"{name}_n"])
+        return out

@@ -1,0 +1,240 @@
+"""Hold → seal → compute: ticks of open seconds are held; a sealed second becomes partial rows.
+
+Nothing is accumulated tick by tick. When seconds seal, their ticks are put in canonical order,
+copies are dropped, and each dataset's partial columns are computed in one vectorised pass over
+all instruments. So the rows depend on the set of ticks alone, not on batching or arrival order.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from aggregate.datasets.base import Dataset
+from aggregate.groups import Array, Groups, Rows
+from aggregate.intervals import EXCHANGE, NS
+from aggregate.seen import HighWater, Mask, RecentKeys, RisingIds, mix
+from ingest.ticks import I64, LIVE, Quotes, Trades
+
+Ticks = Trades | Quotes
+
+FUTURE_NS = 60 * NS
+"""An exchange stamp this far ahead of the arrival stamp puts a tick in no exchange bar."""
+UNORDERED_IDS = frozenset({"hyperliquid-perps"})
+"""Venues whose trade ids say nothing about order: Hyperliquid's tid is a hash."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Ticks of one collector held for one clock; `offset` is their record's on the log."""
+
+    offset: int
+    collector: str
+    ticks: Ticks
+    low: int
+    high: int
+
+
+class Seen(Protocol):
+    def encode(self) -> bytes: ...
+
+    def restore(self, value: bytes) -> None: ...
+
+
+def admit(ticks: Ticks, clock: str, lateness_ns: int | None, dropped: Counter[str]) -> Mask | None:
+    """Rows that belong in a clock's bars by their own stamps and origin; None means all.
+
+    What is left out is counted in `dropped` by reason: late, future (exchange clock), and nothing
+    for backlog and healed ticks, which the true clock leaves out by definition.
+    """
+    if clock != EXCHANGE:
+        live = ticks.origin == LIVE
+        return None if live.all() else live
+    ahead = ticks.exchange_ts > ticks.local_ts + FUTURE_NS
+    keep = ~ahead
+    if ahead.any():
+        dropped["future"] += int(ahead.sum())
+    if lateness_ns is not None:
+        end = (ticks.exchange_ts // NS + 1) * NS
+        late = ticks.local_ts >= end + lateness_ns
+        late &= keep
+        if late.any():
+            dropped["late"] += int(late.sum())
+            keep &= ~late
+    return None if keep.all() else keep
+
+
+class Seconds:
+    """The held ticks of one (shard, clock, kind)."""
+
+    def __init__(self, exchange: str, clock: str, kind: str, datasets: Sequence[Dataset]) -> None:
+        self.clock = clock
+        self.kind = kind
+        self.dropped: Counter[str] = Counter()
+        self._datasets = [d for d in datasets if d.kind == kind]
+        self._ordered = exchange not in UNORDERED_IDS
+        self._held: list[Chunk] = []
+        rising: Seen = RisingIds() if kind == "trades" else HighWater()
+        self.seen: Seen = rising if self._ordered else RecentKeys()
+
+    def add(self, ticks: Ticks, collector: str, offset: int = 0) -> None:
+        """Hold ticks of one record; they share one symbols list with all others added."""
+        ts = self._stamps(ticks)
+        self._held.append(Chunk(offset, collector, ticks, int(ts.min()), int(ts.max())))
+
+    def low_offset(self) -> int | None:
+        """The first record that holds an open tick, None when nothing is held."""
+        return min((chunk.offset for chunk in self._held), default=None)
+
+    def low_ns(self) -> int | None:
+        """The lowest stamp held."""
+        return min((chunk.low for chunk in self._held), default=None)
+
+    def high_ns(self) -> int | None:
+        """The highest stamp held."""
+        return max((chunk.high for chunk in self._held), default=None)
+
+    def count_below(self, limit_ns: int) -> int:
+        """Upper bound of how many held ticks are stamped before `limit_ns`."""
+        return sum(len(chunk.ticks) for chunk in self._held if chunk.low < limit_ns)
+
+    def seal(self, cut: int) -> Rows | None:
+        """Rows of all held ticks before second `cut` (s since the epoch), None if none."""
+        parts = self._release(cut * NS)
+        if not parts:
+            return None
+        ticks, rank = _join(parts)
+        order = self._canonical(ticks, rank)
+        if order is not None:
+            ticks, rank = ticks.take(order), None if rank is None else rank[order]
+        keep = self._fresh(ticks)
+        if not keep.all():
+            self.dropped["duplicate"] += int((~keep).sum())
+            ticks = ticks.take(keep)
+            if not len(ticks):
+                return None
+        second = self._stamps(ticks) // NS
+        groups = Groups(ticks.code, second)
+        computed = {d.name: d.from_ticks(ticks, groups) for d in self._datasets}
+        return Rows(groups.first(ticks.code), groups.first(second), computed)
+
+    def _release(self, limit: int) -> list[Chunk]:
+        """Take what is stamped before `limit` (ns) out of the hold."""
+        out, rest = [], []
+        for chunk in self._held:
+            if chunk.low >= limit:
+                rest.append(chunk)
+            elif chunk.high < limit:
+                out.append(chunk)
+            else:
+                ts = self._stamps(chunk.ticks)
+                early = ts < limit
+                ready, open_ = chunk.ticks.take(early), chunk.ticks.take(~early)
+                out.append(Chunk(chunk.offset, chunk.collector, ready, chunk.low, limit - 1))
+                low = int(self._stamps(open_).min())
+                rest.append(Chunk(chunk.offset, chunk.collector, open_, low, chunk.high))
+        self._held = rest
+        return out
+
+    def _stamps(self, ticks: Ticks) -> I64:
+        return ticks.exchange_ts if self.clock == EXCHANGE else ticks.local_ts
+
+    def _sequence(self, ticks: Ticks) -> I64 | None:
+        """The venue's own order within a stamp, on the exchange clock of venues that have one."""
+        if self.clock != EXCHANGE or not self._ordered:
+            return None
+        return ticks.id if isinstance(ticks, Trades) else ticks.sequence
+
+    def _canonical(self, ticks: Ticks, rank: Array | None) -> Array | None:
+        """Index that sorts by instrument and then canonically; None if it is sorted already."""
+        keys = [self._stamps(ticks), self._sequence(ticks), ticks.local_ts, rank, ticks.row]
+        present = [key for key in keys if key is not None]
+        by_code = None
+        code = ticks.code
+        if (code[1:] < code[:-1]).any():
+            by_code = np.argsort(code.astype(np.uint16), kind="stable")
+            code = code[by_code]
+        if _sorted(code, present, by_code):
+            return by_code
+        return np.lexsort((*reversed(present), ticks.code))
+
+    def _fresh(self, ticks: Ticks) -> Mask:
+        """Rows that are no copy of a row before them or of what an earlier seal has seen."""
+        seen = self.seen
+        if isinstance(seen, HighWater):
+            assert isinstance(ticks, Quotes)
+            return seen.fresh(ticks.code, ticks.sequence, ticks.exchange_ts)
+        if isinstance(seen, RisingIds):
+            assert isinstance(ticks, Trades)
+            keep = _first_of_id(ticks)
+            if keep is None:
+                return seen.fresh(ticks.code, ticks.id - ticks.count + 1, ticks.id)
+            at = np.flatnonzero(keep)
+            some = ticks.take(at)
+            keep[at] = seen.fresh(some.code, some.id - some.count + 1, some.id)
+            return keep
+        assert isinstance(seen, RecentKeys)
+        keys = _keys(ticks)
+        _, first = np.unique(keys, return_index=True)
+        first.sort()
+        keep = np.zeros(len(keys), dtype=bool)
+        keep[first] = True
+        if self.clock != EXCHANGE:  # on the exchange clock copies share a second: one seal
+            keep[first] = seen.fresh(keys[first], int(ticks.local_ts.max()))
+        return keep
+
+
+def _sorted(code: Array, keys: Sequence[Array], index: Array | None) -> bool:
+    """Whether rows (through `index`) are in order of code, then of the keys in turn."""
+    tie = code[1:] == code[:-1]
+    for key in keys:
+        values = key if index is None else key[index]
+        before, after = values[:-1], values[1:]
+        if (tie & (after < before)).any():
+            return False
+        tie &= after == before
+        if not tie.any():
+            return True
+    return True
+
+
+def _join(chunks: Sequence[Chunk]) -> tuple[Ticks, Array | None]:
+    """All chunks as one, and each row's collector rank (None if there is one collector)."""
+    first = chunks[0].ticks
+    if len(chunks) == 1:
+        return first, None
+    columns = zip(*(chunk.ticks.columns() for chunk in chunks), strict=True)
+    ticks = type(first)(first.symbols, *(np.concatenate(parts) for parts in columns))
+    names = sorted({chunk.collector for chunk in chunks})
+    if len(names) == 1:
+        return ticks, None
+    ranks = [names.index(chunk.collector) for chunk in chunks]
+    return ticks, np.repeat(ranks, [len(chunk.ticks) for chunk in chunks])
+
+
+def _first_of_id(trades: Trades) -> Mask | None:
+    """Mask of each id's copy with the smallest (local_ts, collector), None if ids are unique.
+
+    Rows are in canonical order, in which that copy comes first among copies of one stamp; a
+    stable sort by (id, local_ts) finds it where copies carry different exchange stamps too.
+    """
+    code, id_ = trades.code, trades.id
+    rises = (id_[1:] > id_[:-1]) | (code[1:] != code[:-1])
+    if rises.all():
+        return None
+    order = np.lexsort((trades.local_ts, id_, code))
+    again = (code[order][1:] == code[order][:-1]) & (id_[order][1:] == id_[order][:-1])
+    if not again.any():
+        return None
+    keep = np.ones(len(code), dtype=bool)
+    keep[order[1:][again]] = False
+    return keep
+
+
+def _keys(ticks: Ticks) -> Array:
+    if isinstance(ticks, Trades):
+        return mix(ticks.code, ticks.exchange_ts, ticks.id)
+    content = (ticks.bid_price, ticks.bid_qty, ticks.ask_price, ticks.ask_qty)
+    return mix(ticks.code, ticks.exchange_ts, *content)

@@ -1,0 +1,187 @@
+"""What was seen: the memory by which a copy of a tick is known, per (shard, clock, kind).
+
+Three venues' worth of identity, one rule each, none of which looks at log order:
+
+- `RisingIds`: trades whose ids rise (Binance, OKX): merged ranges of ids, so that a healed id below
+  the highest is not mistaken for a copy.
+- `HighWater`: quotes with a rising update number (Binance u, OKX seqId): what does not rise is a
+  copy or older than what was shown, unless the venue has restarted its numbering.
+- `RecentKeys`: Hyperliquid, whose trade ids are hashes and whose quotes have none: 64-bit hashes
+  of (instrument, time, id or content), kept for a bounded window.
+"""
+
+from bisect import bisect_right
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from ingest.ticks import I32, I64
+
+Mask = npt.NDArray[np.bool_]
+
+MAX_RANGES = 256
+"""Ranges remembered per instrument; beyond it the two oldest become one, gap included."""
+RESTART_AFTER_NS = 5_000_000_000
+"""A lower update number this much later in exchange time is a restarted numbering, not a copy."""
+KEY_WINDOW_NS = 120_000_000_000
+"""How long, in the clock's time, a hashed key is remembered."""
+
+
+class RisingIds:
+    """Merged id ranges per code. Rows passed in are sorted by code."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[int, list[list[int]]] = {}
+        self._top: I64 = np.empty(0, dtype=np.int64)
+
+    def fresh(self, code: I32, first: I64, last: I64) -> Mask:
+        """Which rows' last id was not seen before; those are remembered. Ids unique per code."""
+        self._grow(int(code.max()) + 1)
+        new: Mask = last > self._top[code]
+        if not new.all():
+            for i in np.flatnonzero(~new).tolist():
+                new[i] = not self._holds(int(code[i]), int(last[i]))
+        self._add(code[new], first[new], last[new])
+        return new
+
+    def _holds(self, code: int, id_: int) -> bool:
+        ranges = self._ranges.get(code, [])
+        at = bisect_right(ranges, id_, key=lambda r: r[0]) - 1
+        return at >= 0 and id_ <= ranges[at][1]
+
+    def _add(self, code: I32, first: I64, last: I64) -> None:
+        if not len(code):
+            return
+        same = code[1:] == code[:-1]
+        if (same & (last[1:] < last[:-1])).any():
+            order = np.lexsort((last, code))
+            code, first, last = code[order], first[order], last[order]
+        starts = np.flatnonzero(
+            np.append(True, (code[1:] != code[:-1]) | (first[1:] > last[:-1] + 1))
+        )
+        ends = np.append(starts[1:], len(code)) - 1
+        runs = zip(code[starts].tolist(), first[starts].tolist(), last[ends].tolist(), strict=True)
+        for who, low, high in runs:
+            self._insert(self._ranges.setdefault(who, []), low, high)
+            self._top[who] = self._ranges[who][-1][1]
+
+    @staticmethod
+    def _insert(ranges: list[list[int]], low: int, high: int) -> None:
+        left = bisect_right(ranges, low, key=lambda r: r[0])
+        if left and ranges[left - 1][1] >= low - 1:
+            left -= 1
+        right = left
+        while right < len(ranges) and ranges[right][0] <= high + 1:
+            low, high = min(low, ranges[right][0]), max(high, ranges[right][1])
+            right += 1
+        ranges[left:right] = [[low, high]]
+        if len(ranges) > MAX_RANGES:
+            ranges[:2] = [[ranges[0][0], ranges[1][1]]]
+
+    def _grow(self, codes: int) -> None:
+        more = codes - len(self._top)
+        if more > 0:
+            self._top = np.append(self._top, np.full(more, np.iinfo(np.int64).min))
+
+    def encode(self) -> bytes:
+        return orjson.dumps([[code, ranges] for code, ranges in self._ranges.items()])
+
+    def restore(self, value: bytes) -> None:
+        self._ranges = dict(orjson.loads(value))
+        self._grow(max(self._ranges, default=-1) + 1)
+        for code, ranges in self._ranges.items():
+            self._top[code] = ranges[-1][1]
+
+
+class HighWater:
+    """The highest update number per code and its exchange stamp. Rows are sorted by code."""
+
+    def __init__(self) -> None:
+        self._sequence: I64 = np.empty(0, dtype=np.int64)
+        self._stamp: I64 = np.empty(0, dtype=np.int64)
+
+    def fresh(self, code: I32, sequence: I64, exchange_ts: I64) -> Mask:
+        """Which rows rise above all before them of their code, in row order; remembered."""
+        self._grow(int(code.max()) + 1)
+        new = np.append(True, code[1:] != code[:-1])
+        before = np.append(np.int64(0), sequence[:-1])
+        before[new] = self._sequence[code[new]]
+        keep: Mask = sequence > before
+        ends = np.append(np.flatnonzero(new)[1:], len(code)) - 1
+        if keep.all():
+            self._sequence[code[ends]] = sequence[ends]
+            self._stamp[code[ends]] = exchange_ts[ends]
+            return keep
+        for who in np.unique(code[~keep]).tolist():
+            low, high = np.searchsorted(code, [who, who + 1])
+            self._walk(who, sequence[low:high], exchange_ts[low:high], keep[low:high])
+        last = np.maximum.reduceat(np.where(keep, np.arange(len(code)), -1), np.flatnonzero(new))
+        last = last[last >= 0]
+        self._sequence[code[last]] = sequence[last]
+        self._stamp[code[last]] = exchange_ts[last]
+        return keep
+
+    def _walk(self, code: int, sequence: I64, exchange_ts: I64, keep: Mask) -> None:
+        high, stamp = int(self._sequence[code]), int(self._stamp[code])
+        pairs = zip(sequence.tolist(), exchange_ts.tolist(), strict=True)
+        for i, (number, ts) in enumerate(pairs):
+            keep[i] = number > high or ts > stamp + RESTART_AFTER_NS
+            if keep[i]:
+                high, stamp = number, ts
+
+    def _grow(self, codes: int) -> None:
+        more = codes - len(self._sequence)
+        if more > 0:
+            self._sequence = np.append(self._sequence, np.full(more, np.iinfo(np.int64).min))
+            self._stamp = np.append(self._stamp, np.zeros(more, dtype=np.int64))
+
+    def encode(self) -> bytes:
+        return orjson.dumps([self._sequence.tolist(), self._stamp.tolist()])
+
+    def restore(self, value: bytes) -> None:
+        sequence, stamp = orjson.loads(value)
+        self._sequence = np.array(sequence, dtype=np.int64)
+        self._stamp = np.array(stamp, dtype=np.int64)
+
+
+class RecentKeys:
+    """Hashed keys of the last `KEY_WINDOW_NS`, in slots of one seal each."""
+
+    def __init__(self) -> None:
+        self._keys: set[int] = set()
+        self._slots: deque[tuple[int, list[int]]] = deque()
+
+    def fresh(self, keys: npt.NDArray[np.uint64], ts: int) -> Mask:
+        """Which keys were not seen before; those are remembered under stamp `ts` (ns)."""
+        values: list[int] = keys.tolist()
+        new = np.array([key not in self._keys for key in values], dtype=bool)
+        slot = [key for key, is_new in zip(values, new.tolist(), strict=True) if is_new]
+        self._keys.update(slot)
+        self._slots.append((ts, slot))
+        while self._slots and self._slots[0][0] < ts - KEY_WINDOW_NS:
+            self._keys.difference_update(self._slots.popleft()[1])
+        return new
+
+    def encode(self) -> bytes:
+        return orjson.dumps(list(self._slots))
+
+    def restore(self, value: bytes) -> None:
+        self._slots = deque((ts, slot) for ts, slot in orjson.loads(value))
+        self._keys = {key for _, slot in self._slots for key in slot}
+
+
+def mix(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash per row of 64-bit columns (splitmix64's finaliser, chained)."""
+    h = np.full(len(columns[0]), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for column in columns:
+        wide = column if column.dtype.itemsize == 8 else column.astype(np.int64)
+        h ^= wide.view(np.uint64)
+        h += np.uint64(0x9E3779B97F4A7C15)
+        h ^= h >> np.uint64(30)
+        h *= np.uint64(0xBF58476D1CE4E5B9)
+        h ^= h >> np.uint64(27)
+        h *= np.uint64(0x94D049BB133111EB)
+        h ^= h >> np.uint64(31)
+    return h

@@ -1,0 +1,85 @@
+"""Time of a shard in one partition: the smallest promise of its live sessions (DESIGN 3).
+
+Only control records move it. A collector's later session ends its earlier one; a session that
+ended or was evicted holds time back no longer; time itself never steps back.
+"""
+
+from dataclasses import dataclass, field
+
+NO_TIME = -1
+"""The time before any promise."""
+
+
+@dataclass(slots=True)
+class _Session:
+    name: str
+    promise: int
+    live: bool = True
+
+
+@dataclass(slots=True)
+class ShardTime:
+    """Sessions by topic and collector, and the time (ns) they promise together."""
+
+    topics: tuple[str, ...]
+    now: int = NO_TIME
+    _sessions: dict[str, dict[str, _Session]] = field(default_factory=dict)
+
+    def start(self, topic: str, collector: str, session: str, local_ts: int) -> None:
+        known = self._sessions.setdefault(topic, {}).get(collector)
+        if known is None or int(known.name) <= int(session):
+            self._sessions[topic][collector] = _Session(session, local_ts)
+
+    def promise(self, topic: str, collector: str, session: str, local_ts: int) -> None:
+        known = self._current(topic, collector, session)
+        if known is None:
+            return
+        known.promise = max(known.promise, local_ts)
+        # An evicted session that has caught up holds time again.
+        known.live = known.live or known.promise >= self.now
+        self._move()
+
+    def end(self, topic: str, collector: str, session: str) -> None:
+        """The session ended or was evicted: it holds time back no longer."""
+        known = self._current(topic, collector, session)
+        if known is not None:
+            known.live = False
+            self._move()
+
+    def lagging(self, limit_ns: int) -> list[tuple[str, str, str]]:
+        """(topic, collector, session) of live sessions more than `limit_ns` behind the fastest."""
+        promises = [s.promise for of in self._sessions.values() for s in of.values() if s.live]
+        fastest = max(promises, default=0)
+        return [
+            (topic, collector, session.name)
+            for topic, of in self._sessions.items()
+            for collector, session in of.items()
+            if session.live and fastest - session.promise > limit_ns
+        ]
+
+    def _current(self, topic: str, collector: str, session: str) -> _Session | None:
+        known = self._sessions.get(topic, {}).get(collector)
+        return known if known is not None and known.name == session else None
+
+    def _move(self) -> None:
+        """Time is the least over topics of the least live promise; a topic without one holds it."""
+        least = []
+        for topic in self.topics:
+            live = [s.promise for s in self._sessions.get(topic, {}).values() if s.live]
+            if not live:
+                return
+            least.append(min(live))
+        self.now = max(self.now, min(least))
+
+    def dump(self) -> list[list[str | int | bool]]:
+        return [
+            [topic, collector, session.name, session.promise, session.live]
+            for topic, of in self._sessions.items()
+            for collector, session in of.items()
+        ]
+
+    def load(self, now: int, rows: list[list[str | int | bool]]) -> None:
+        self.now = now
+        for topic, collector, name, promise, live in rows:
+            session = _Session(str(name), int(promise), bool(live))
+            self._sessions.setdefault(str(topic), {})[str(collector)] = session

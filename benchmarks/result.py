@@ -1,0 +1,36 @@
+"""What a benchmark reports, and the clock all of them use."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One figure: `value` in `unit` (higher is better), against the issue's target if it has one.
+
+    `detail` keeps what the figure was made of (rows, CPU seconds, versions of rivals).
+    """
+
+    name: str
+    value: float
+    unit: str
+    target: float | None = None
+    detail: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CpuTime:
+    """CPU seconds of all the process's threads inside the block: what "a core" means here."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def cpu_time() -> Iterator[CpuTime]:
+    """Measure a block: `with cpu_time() as cpu: …`, then `rows / cpu.seconds`."""
+    measured = CpuTime()
+    start = time.process_time()
+    yield measured
+    measured.seconds = time.process_time() - start

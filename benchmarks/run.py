@@ -1,0 +1,64 @@
+"""`make bench`: run every benchmarks/bench_*.py, keep the results, show and write the table.
+
+A benchmark module has a docstring that says what it measures and a `run() -> list[Result]`.
+"""
+
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.result import Result
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- results: make bench -->", "<!-- end of results -->"
+
+
+def main(names: Sequence[str]) -> None:
+    """Run the named benchmarks (`bench_parse`), or all of them."""
+    results: list[Result] = []
+    for name in names or sorted(path.stem for path in HERE.glob("bench_*.py")):
+        print(f"{name} …", file=sys.stderr, flush=True)
+        results += importlib.import_module(f"benchmarks.{name}").run()
+    table = markdown(results)
+    print(table)
+    if not names:
+        document = {"machine": machine(), "results": [asdict(result) for result in results]}
+        (HERE / "results.json").write_text(json.dumps(document, indent=2) + "\n")
+        readme = HERE / "README.md"
+        readme.write_text(with_table(readme.read_text(), f"{machine()}\n\n{table}"))
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((x.split(": ")[1] for x in lines if x.startswith("model name")), model)
+    return f"Python {platform.python_version()}, {os.cpu_count()} × {model}, {platform.system()}"
+
+
+def markdown(results: Sequence[Result]) -> str:
+    rows = ["| what | measured | target | unit |", "|---|---:|---:|---|"]
+    for result in results:
+        target = f"{result.target:,.0f}" if result.target is not None else ""
+        rows.append(f"| {result.name} | {result.value:,.0f} | {target} | {result.unit} |")
+    return "\n".join(rows)
+
+
+def with_table(text: str, table: str) -> str:
+    """`text` with what stands between the markers replaced."""
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"benchmarks/README.md lacks the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

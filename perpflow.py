@@ -1,0 +1,225 @@
+"""The command line: each command reads its flags and settings and calls one function.
+
+What a command needs is imported when it runs, so that `--help` and refusals are immediate.
+"""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ingest.errors import UserError
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from publish.settings import Settings
+
+app = typer.Typer(
+    name="perpflow",
+    help="Crypto-perpetuals market data: venue websockets to order-flow and top-of-book parquet.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_NO_VENUE = 'no venue is configured, and "perpflow run" needs one'
+
+Exchange = Literal["binance-futures", "okx-perps", "hyperliquid-perps"]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML settings [default: ./perpflow.toml if there is one]"),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting, over the file; may be repeated."),
+]
+
+
+def _settings(config: Path | None, assignments: list[str] | None) -> "Settings":
+    from publish.logs import configure_logs
+    from publish.settings_sources import load_settings
+
+    configure_logs()
+    return load_settings(config, assignments or ())
+
+
+def _nanoseconds(text: str) -> int:
+    from publish.settings import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} {error}") from None
+
+
+def _log_start(text: str) -> str:
+    if text not in ("start", "end") and not text.isdecimal():
+        raise typer.BadParameter('should be "start", "end" or an offset')
+    return text
+
+
+def _await(work: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"perpflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def perpflow(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """Crypto-perpetuals market data: venue websockets to order-flow and top-of-book parquet."""
+
+
+@app.command()
+def run(config: Config = None, assignments: Assignments = None) -> None:
+    """Collect from the live venues, aggregate and publish, all in this process."""
+    settings = _settings(config, assignments)
+    if not settings.venues.enabled():
+        raise UserError(f"{_NO_VENUE}: add [venues.binance-futures] with symbols to perpflow.toml")
+    from publish import pipeline
+
+    _await(pipeline.run(settings))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for what the demo makes.")] = Path(
+        "demo-data"
+    ),
+    seconds: Annotated[int, typer.Option(min=5, help="How long the live part runs.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated market.")] = 1,
+) -> None:
+    """Run the whole pipeline against simulated venues and show its bars."""
+    from publish.demo import demo as run_demo
+
+    run_demo(out, seconds, seed)
+
+
+@app.command()
+def replay(
+    recordings: Annotated[
+        list[Path], typer.Argument(metavar="RECORDING", help="Recorded frames, in any order.")
+    ],
+    venue: Annotated[Exchange, typer.Option(help="The venue that sent the frames.")],
+    out: Annotated[str, typer.Option(metavar="URL", help="file:// or s3:// for the parquet.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Publish the incomplete first and last windows too.")
+    ] = False,
+    lateness: Annotated[
+        int | None,
+        typer.Option(
+            parser=_nanoseconds,
+            metavar="DURATION",
+            help="Leave ticks out that arrived later, as live did (5s) [default: none is late]",
+        ),
+    ] = None,
+    instruments: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The venue's REST answer that lists its instruments."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="[default: one a core]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace days that exist.")] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Make bars of recorded frames, by the same aggregation as live."""
+    settings = _settings(config, assignments)
+    import os
+
+    from publish.progress import watched_progress
+    from publish.replay import ReplayOptions
+    from publish.replay import replay as run_replay
+
+    options = ReplayOptions(
+        recordings=recordings,
+        exchange=venue,
+        out=out,
+        partial=partial,
+        lateness_ns=lateness,
+        instruments=instruments,
+        processes=processes or os.cpu_count() or 1,
+        force=force,
+        toxicity_reset=settings.aggregate.toxicity_reset,
+    )
+    with watched_progress() as progress:
+        summary = run_replay(options, progress)
+    print(summary)
+
+
+@app.command()
+def tail(
+    topic: Annotated[str, typer.Argument(help="ticks.trades, ticks.quotes or bars")],
+    start: Annotated[
+        str,
+        typer.Option("--from", parser=_log_start, metavar="WHERE", help="start, end or an offset"),
+    ] = "start",
+    partition: Annotated[int | None, typer.Option(min=0, help="[default: all]")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after that many lines.")] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Print a topic of the log as JSON lines, one a tick, bar or control record."""
+    settings = _settings(config, assignments)
+    from publish.tail import TailOptions, tail_file
+
+    options = TailOptions(topic, start, partition, follow, limit)
+    _await(tail_file(settings.log.path, options, sys.stdout.buffer))
+
+
+@app.command("check-config")
+def check_config(config: Config = None, assignments: Assignments = None) -> None:
+    """Check the settings and print those in effect, as TOML without secrets."""
+    from publish.settings_sources import load_settings, to_toml
+
+    settings = load_settings(config, assignments or ())
+    print(to_toml(settings), end="")
+    if not settings.venues.enabled():
+        print(_NO_VENUE, file=sys.stderr)
+
+
+def _reasons(error: BaseException) -> list[str]:
+    """A message a line; a task group wraps what its tasks raise."""
+    if isinstance(error, BaseExceptionGroup):
+        return list(dict.fromkeys(text for e in error.exceptions for text in _reasons(e)))
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"{where}{error.strerror}"]
+    return [str(error)]
+
+
+def main() -> None:
+    """The console script: what a user can mend is one line on stderr, never a traceback."""
+    code = 0
+    try:
+        app()
+    except* UserError as group:
+        code = max(getattr(error, "exit_code", 1) for error in group.exceptions)
+        print("\n".join(f"perpflow: {text}" for text in _reasons(group)), file=sys.stderr)
+    except* OSError as group:
+        code = 1
+        print("\n".join(f"perpflow: {text}" for text in _reasons(group)), file=sys.stderr)
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""What is traded: an instrument's Atlas id and contract size, from what the venue publishes.
+
+An Atlas id is `perpetual-<BASE>-<QUOTE>:<MARGIN>`, upper-case (EXCHANGES §6). Ids are built from
+the venue's own base, quote and margin fields where its instrument list is at hand, else from the
+native name by rule. Multipliers (1000PEPE, kPEPE) stay in the base.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+BINANCE = "binance-futures"
+OKX = "okx-perps"
+HYPERLIQUID = "hyperliquid-perps"
+
+# Ordered: a name may end in two of them ("BTCBUSD"), the longer is meant.
+_QUOTES = (
+    *("FDUSD", "USDT", "USDC", "BUSD", "TUSD", "USDP", "GUSD", "CNHT"),
+    *("DAI", "EUR", "GBP", "AUD", "TRY", "KRW"),
+)
+_COLLATERAL = {0: "USDC", 235: "USDE", 360: "USDH"}  # Hyperliquid's token numbers (§3.3)
+_PERPETUAL = frozenset({"PERPETUAL", "TRADIFI_PERPETUAL"})
+_BINANCE_NAME = re.compile(r"(?P<pair>[^_]+)(_(?P<coin_m>PERP)|_(?P<date>\d{6}))?")
+_OKX_NAME = re.compile(r"(?P<base>[^-]+)-(?P<quote>[^-]+)-(SWAP|(?P<date>\d{6}))")
+R = TypeVar("R")
+_OKX_MARGIN_SUFFIX = re.compile(r"_UM(_XPERP)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One contract: `native` is the venue's name for it, `symbol` the Atlas id.
+
+    Linear: quantity (base) = contracts × `contract_size`. Inverse: notional (quote) = contracts ×
+    `contract_size`.
+    """
+
+    exchange: str
+    native: str
+    symbol: str
+    contract_size: float = 1.0
+    inverse: bool = False
+
+
+def partition_of(exchange: str, symbol: str, partitions: int) -> int:
+    """The log partition of an instrument: all its ticks and bars are in that one."""
+    return zlib.crc32(f"{exchange}|{symbol}".encode()) % partitions
+
+
+def atlas_id(base: str, quote: str, margin: str, date: str | None = None) -> str:
+    """The Atlas id; `date` is YYMMDD of a dated future, None for a perpetual."""
+    contract = f"{base}-{quote}:{margin}".upper()
+    return f"perpetual-{contract}" if date is None else f"future-{contract}-20{date}"
+
+
+def symbol_by_name(exchange: str, native: str) -> str | None:
+    """The Atlas id by the rules for names, None where the name does not say."""
+    parts = _parts_by_name(exchange, native)
+    return atlas_id(*parts) if parts else None
+
+
+def instrument_by_name(exchange: str, native: str) -> Instrument | None:
+    """The instrument by its name alone; None where the name does not determine it.
+
+    So for OKX and Binance's coin-margined contracts, whose size is not in the name.
+    """
+    parts = _parts_by_name(exchange, native)
+    if parts is None or exchange == OKX or parts[1] == "USD":
+        return None
+    return Instrument(exchange, native, atlas_id(*parts))
+
+
+_Parts = tuple[str, str, str, str | None]
+
+
+def _parts_by_name(exchange: str, native: str) -> _Parts | None:
+    return _by_exchange(_NAME_RULES, exchange)(native)
+
+
+def _binance_name(native: str) -> _Parts | None:
+    match = _BINANCE_NAME.fullmatch(native)
+    if match is None:
+        return None
+    pair, date = match["pair"].upper(), match["date"]
+    if match["coin_m"]:
+        return (pair[:-3], "USD", pair[:-3], None) if pair.endswith("USD") else None
+    for quote in _QUOTES:
+        if pair.endswith(quote) and len(pair) > len(quote):
+            # "BNBUSD_240628" may be BNB/USD (coin-margined) or BN/BUSD: refuse to guess.
+            return None if date and quote == "BUSD" else (pair[: -len(quote)], quote, quote, date)
+    return None
+
+
+def _okx_name(native: str) -> _Parts | None:
+    match = _OKX_NAME.fullmatch(native.upper())
+    if match is None:
+        return None
+    return *_okx_parts(match["base"], match["quote"], None), match["date"]
+
+
+def _okx_parts(base: str, quote: str, margin: str | None) -> tuple[str, str, str]:
+    """(base, quote, margin); `margin` is the venue's settlement currency where known."""
+    plain = _OKX_MARGIN_SUFFIX.sub("", quote)
+    if plain != quote:
+        return base, plain, plain
+    return base, quote, margin or (base if quote == "USD" else quote)
+
+
+def _hyperliquid_name(native: str) -> _Parts | None:
+    # "@107" is a spot pair.
+    return None if not native or native.startswith("@") else (native, "USDC", "USDC", None)
+
+
+_NAME_RULES: dict[str, Callable[[str], _Parts | None]] = {
+    BINANCE: _binance_name,
+    OKX: _okx_name,
+    HYPERLIQUID: _hyperliquid_name,
+}
+
+
+def instruments_from(exchange: str, payload: object) -> list[Instrument]:
+    """The perpetuals in a venue's instrument list, in its order, whatever their status.
+
+    `payload` is the decoded body of Binance's exchangeInfo, OKX's /public/instruments, or
+    Hyperliquid's meta, bare or as {"dex": name, "meta": body} for a HIP-3 dex. Raises ValueError
+    naming what is wrong with it, and where.
+    """
+    read = _by_exchange(_READERS, exchange)
+    if not isinstance(payload, dict):
+        raise ValueError(f"{exchange}: the instrument list is not an object: {payload!r:.100}")
+    return read(payload)
+
+
+def _entries(exchange: str, payload: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = payload.get(key)
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise ValueError(f"{exchange}: no list of objects {key!r} in {payload!r:.200}")
+    return entries
+
+
+def _text(exchange: str, entry: dict[str, Any], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{exchange}: {key!r} is {value!r}, not a name, in {entry!r:.200}")
+    return value
+
+
+def _size(exchange: str, entry: dict[str, Any], key: str) -> float:
+    try:
+        value = float(entry[key])
+    except (KeyError, TypeError, ValueError):
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise ValueError(f"{exchange}: {key!r} is not a size > 0 in {entry!r:.200}")
+    return value
+
+
+def _binance_list(payload: dict[str, Any]) -> list[Instrument]:
+    instruments = []
+    for entry in _entries(BINANCE, payload, "symbols"):
+        if entry.get("contractType") not in _PERPETUAL:
+            continue
+        native = _text(BINANCE, entry, "symbol")
+        base, quote, margin = (
+            _text(BINANCE, entry, key) for key in ("baseAsset", "quoteAsset", "marginAsset")
+        )
+        inverse = margin == base
+        size = _size(BINANCE, entry, "contractSize") if inverse else 1.0
+        symbol = atlas_id(base, quote, margin)
+        instruments.append(Instrument(BINANCE, native, symbol, size, inverse))
+    return instruments
+
+
+def _okx_list(payload: dict[str, Any]) -> list[Instrument]:
+    if payload.get("code") != "0":
+        raise ValueError(f"{OKX}: answered {payload.get('code')!r}: {payload.get('msg')!r:.200}")
+    instruments = []
+    for entry in _entries(OKX, payload, "data"):
+        if entry.get("instType") != "SWAP":
+            continue
+        native = _text(OKX, entry, "instId")
+        match = _OKX_NAME.fullmatch(native)
+        if match is None or entry.get("ctType") not in ("linear", "inverse"):
+            raise ValueError(f"{OKX}: not a swap as known (instId, ctType): {entry!r:.200}")
+        parts = _okx_parts(match["base"], match["quote"], _text(OKX, entry, "settleCcy"))
+        size = _size(OKX, entry, "ctVal") * _size(OKX, entry, "ctMult")
+        inverse = entry["ctType"] == "inverse"
+        instruments.append(Instrument(OKX, native, atlas_id(*parts), size, inverse))
+    return instruments
+
+
+def _hyperliquid_list(payload: dict[str, Any]) -> list[Instrument]:
+    dex = payload.get("dex") or ""
+    meta = payload.get("meta", payload)
+    if not isinstance(meta, dict):
+        raise ValueError(f"{HYPERLIQUID}: 'meta' is not an object: {meta!r:.100}")
+    token = meta.get("collateralToken", 0)
+    if token not in _COLLATERAL:
+        known = ", ".join(f"{n} {name}" for n, name in _COLLATERAL.items())
+        raise ValueError(f"{HYPERLIQUID}: collateral token {token!r} of dex {dex!r}: known {known}")
+    instruments = []
+    for entry in _entries(HYPERLIQUID, meta, "universe"):
+        name = _text(HYPERLIQUID, entry, "name")
+        if dex and not name.startswith(f"{dex}:"):
+            raise ValueError(f"{HYPERLIQUID}: {name!r} is not of dex {dex!r}")
+        symbol = atlas_id(name, _COLLATERAL[token], _COLLATERAL[token])
+        instruments.append(Instrument(HYPERLIQUID, name, symbol))
+    return instruments
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], list[Instrument]]] = {
+    BINANCE: _binance_list,
+    OKX: _okx_list,
+    HYPERLIQUID: _hyperliquid_list,
+}
+
+
+def _by_exchange(table: Mapping[str, R], exchange: str) -> R:
+    if exchange not in table:
+        raise ValueError(f"unknown exchange {exchange!r}: known are {', '.join(table)}")
+    return table[exchange]

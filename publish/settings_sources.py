@@ -25,8 +25,9 @@ Layer = dict[SettingPath, tuple[object, str]]
 
 DEFAULT_FILE = Path("perpflow.toml")
 PREFIX = "PERPFLOW_"
-# A Kubernetes service called perpflow puts these into every pod of its namespace.
-_SERVICE_LINK = re.compile(r"PERPFLOW\w*_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP)\w*)?)")
+# A Kubernetes service called perpflow puts these into every pod of its namespace. A setting in a
+# section has a double underscore (PERPFLOW_METRICS__PORT), and they have none.
+_SERVICE_LINK = re.compile(r"(?!.*__)PERPFLOW\w*_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP)\w*)?)")
 _VENUES = {field.alias for field in Venues.model_fields.values()}
 
 

@@ -1,0 +1,223 @@
+"""The collector: a venue's websockets to tick records on the log, batched and punctuated.
+
+    feeds ──frames, stamped──▶ session ──records──▶ appender ──▶ log
+                 └──▶ recorder
+
+Everything but the log's own threads runs on one event loop, which is what makes a punctuation
+true: when it is taken, every frame stamped before has been handed over.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from ingest.appender import Appender
+from ingest.batches import Universe
+from ingest.clock import ArrivalClock
+from ingest.connection import Feed
+from ingest.instruments import Instrument
+from ingest.log import Log, NewRecord
+from ingest.records import TICK_TOPICS, Source
+from ingest.session import Session
+from ingest.venues import Frame, venue
+
+STOP_S = 8.0
+"""How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
+
+_log = structlog.get_logger(__name__)
+
+
+class FrameSink(Protocol):
+    """Where raw frames are recorded: `ingest.recorder.Recorder`."""
+
+    def write(self, local_ns: int, payload: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorSettings:
+    """What one collector of one exchange does.
+
+    `ws_url` and `trades` default to the venue's own. Collectors with the same subscriptions share
+    a `shard`, by default the exchange's name. Ticks wait at most `batch_ms` or until `batch_rows`
+    of a kind and partition are there; a punctuation is written every `punctuation_ms`.
+    """
+
+    exchange: str
+    ws_url: str | None = None
+    trades: str | None = None
+    collector: str = "c1"
+    shard: str | None = None
+    batch_ms: float = 50.0
+    batch_rows: int = 4096
+    punctuation_ms: float = 250.0
+
+
+class Collector:
+    """Collects trades and quotes of `instruments`; one object is one session.
+
+    async with asyncio.TaskGroup() as tasks:
+        collector = Collector(CollectorSettings("okx-perps"), instruments, log, 4, ArrivalClock())
+        tasks.create_task(collector.run())
+        ...
+        await collector.stop()
+    """
+
+    def __init__(
+        self,
+        settings: CollectorSettings,
+        instruments: Sequence[Instrument],
+        log: Log,
+        partitions: int,
+        clock: ArrivalClock,
+        recorder: FrameSink | None = None,
+    ) -> None:
+        """Raises ValueError for an unknown exchange or trades channel, or no instruments."""
+        if not instruments:
+            raise ValueError(f"{settings.exchange}: no instruments to collect")
+        self._settings = settings
+        self._venue = venue(settings.exchange)
+        self._log = log
+        self._partitions = partitions
+        self._clock = clock
+        self._recorder = recorder
+        self._natives = [i.native for i in instruments]
+        self._universe = Universe(instruments)
+        self._endpoints = self._venue.endpoints(
+            instruments, settings.trades or self._venue.trade_channels[0]
+        )
+        self._feeds: list[Feed] = []
+        self._stopping = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._subscribed_once = False
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether every connection is open and its subscriptions answered."""
+        return bool(self._feeds) and all(feed.subscribed for feed in self._feeds)
+
+    @property
+    def paused(self) -> bool:
+        """Whether reading is paused because the log is behind."""
+        return bool(self._feeds) and self._appender.paused
+
+    async def run(self) -> None:
+        """Collect until `stop` or cancellation. Raises `LogError` if the log can't be set up."""
+        try:
+            await self._log.create(dict.fromkeys(TICK_TOPICS, self._partitions))
+            await self._collect()
+        finally:
+            self._stopped.set()
+
+    async def stop(self) -> None:
+        """Close the connections, flush, end the session; returns when `run` has."""
+        self._stopping.set()
+        await self._stopped.wait()
+
+    async def _collect(self) -> None:
+        settings = self._settings
+        session_id = str(self._clock.now())
+        shard = settings.shard or settings.exchange
+        self._session = Session(
+            Source(settings.exchange, shard, settings.collector, session_id),
+            self._venue,
+            self._universe,
+            self._partitions,
+            self._clock,
+            settings.batch_rows,
+        )
+        self._appender = Appender(
+            self._log, settings.exchange, pause=self._pause, resume=self._resume
+        )
+        self._feeds = [
+            Feed(
+                settings.exchange,
+                settings.ws_url or self._venue.ws_url,
+                endpoint,
+                self._venue.heartbeat,
+                self._clock,
+                self._deliver,
+                self._changed,
+            )
+            for endpoint in self._endpoints
+        ]
+        self._put(self._session.start())
+        appending = asyncio.create_task(self._appender.run())
+        working = [asyncio.create_task(feed.run()) for feed in self._feeds]
+        working.append(asyncio.create_task(self._keep_time()))
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({appending, stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _cancel([stopping, *working])
+            self._put(self._session.end())
+            await self._drain(appending)
+        _raise_first([appending, *working])
+
+    def _deliver(self, feed: Feed, frames: list[Frame]) -> None:
+        if self._recorder is not None:
+            for local_ns, payload in frames:
+                self._recorder.write(local_ns, payload)
+        self._put(self._session.receive(frames, feed.notice))
+
+    def _changed(self, feed: Feed, what: str, reason: str) -> None:
+        if what != "subscribed":
+            self._put(self._session.event(what, path=feed.path, reason=reason))
+        elif self.subscribed and not self._subscribed_once:
+            self._subscribed_once = True
+            refused = set[str]().union(*(f.refused for f in self._feeds))
+            self._session.subscribed([n for n in self._natives if n not in refused])
+            _log.info("subscribed", exchange=self._settings.exchange, symbols=len(self._natives))
+
+    async def _keep_time(self) -> None:
+        """Flush every `batch_ms`, and promise every `punctuation_ms`."""
+        loop = asyncio.get_running_loop()
+        promised = loop.time()
+        while True:
+            await asyncio.sleep(self._settings.batch_ms / 1e3)
+            due = loop.time() - promised >= self._settings.punctuation_ms / 1e3
+            # While the log is behind, promises would only make it fall further behind.
+            if due and not self._appender.paused:
+                promised = loop.time()
+                self._put(self._session.punctuate())
+            else:
+                self._put(self._session.flush())
+
+    def _put(self, due: list[NewRecord]) -> None:
+        self._appender.put(due)
+
+    def _pause(self) -> None:
+        for feed in self._feeds:
+            feed.pause()
+
+    def _resume(self) -> None:
+        for feed in self._feeds:
+            feed.resume()
+
+    async def _drain(self, appending: asyncio.Task[None]) -> None:
+        drained = asyncio.create_task(self._appender.drain())
+        await asyncio.wait(
+            {appending, drained}, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if self._appender.waiting:
+            _log.error(
+                "stopped before the log took everything",
+                exchange=self._settings.exchange,
+                records_lost=self._appender.waiting,
+            )
+        await _cancel([drained, appending])
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _raise_first(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Raise what ended a task that should not have ended."""
+    for task in tasks:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            raise task.exception()  # type: ignore[misc]

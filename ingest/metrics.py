@@ -1,0 +1,40 @@
+"""Prometheus metrics of ingest, counted per batch, never per tick; no label names a symbol."""
+
+from prometheus_client import Counter, Gauge
+
+FRAMES = Counter("perpflow_frames_total", "Complete websocket messages received", ["exchange"])
+RECEIVED_BYTES = Counter(
+    "perpflow_frame_bytes_total", "Payload bytes of the messages received", ["exchange"]
+)
+TICKS = Counter("perpflow_ticks_total", "Ticks parsed from frames", ["exchange", "kind"])
+IGNORED = Counter(
+    "perpflow_frames_ignored_total", "Well-formed frames of channels not asked for", ["exchange"]
+)
+MALFORMED = Counter(
+    "perpflow_frames_malformed_total",
+    "Frames, or rows of frames, that could not be read",
+    ["exchange", "reason"],
+)
+UNKNOWN_SYMBOL = Counter(
+    "perpflow_unknown_symbol_total", "Ticks of instruments that were not subscribed", ["exchange"]
+)
+CONNECTED = Counter("perpflow_connections_opened_total", "Connections opened", ["exchange"])
+DISCONNECTED = Counter(
+    "perpflow_connections_lost_total", "Connections lost or refused", ["exchange"]
+)
+REFUSED = Counter("perpflow_subscriptions_refused_total", "Subscriptions refused", ["exchange"])
+PAUSED = Counter(
+    "perpflow_reading_paused_total", "Times reading paused because the log was behind", ["exchange"]
+)
+CLOCK_STEPS = Counter(
+    "perpflow_clock_steps_total", "Steps of the wall clock", ["exchange", "reason"]
+)
+APPENDED = Counter(
+    "perpflow_records_appended_total", "Records appended to the log", ["exchange", "kind"]
+)
+APPEND_FAILURES = Counter(
+    "perpflow_append_failures_total", "Appends to the log that failed and are retried", ["exchange"]
+)
+QUEUED_BYTES = Gauge(
+    "perpflow_append_queue_bytes", "Bytes of records waiting for the log", ["exchange"]
+)

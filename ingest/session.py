@@ -1,0 +1,234 @@
+"""One run of a collector, as records: frames in, log records out, in an order that keeps promises.
+
+A session parses frames in the order of their stamps and gathers the ticks per (kind, partition).
+What it returns must be appended in the order it was returned; then
+
+- session-start is the first record of the session in every partition and session-end the last,
+- no record after a punctuation carries a tick whose `local_ts` is below the promise: the promise
+  is taken on the clock that stamps frames, and everything stamped before is returned before it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import orjson
+import structlog
+
+from ingest import metrics, records
+from ingest.batches import Universe, quotes_batch, trades_batch
+from ingest.clock import ArrivalClock
+from ingest.log import NewRecord
+from ingest.records import QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, Source
+from ingest.ticks import LIVE, Quotes, Trades, encode
+from ingest.venues import Frame, Notice, ParseReport, ParserState, Row, Venue
+
+PARSE_FRAMES = 64
+"""Frames that are parsed at once as soon as they are there: enough to spread the cost of a call,
+few enough that the event loop is never held for long."""
+
+Answer = Callable[[Notice], None]
+K = TypeVar("K", Trades, Quotes)
+
+_log = structlog.get_logger(__name__)
+
+
+class Session:
+    """The ticks of one (collector, exchange) between two restarts. Does no I/O."""
+
+    def __init__(
+        self,
+        source: Source,
+        venue: Venue,
+        universe: Universe,
+        partitions: int,
+        clock: ArrivalClock,
+        batch_rows: int,
+    ) -> None:
+        self.source = source
+        self._venue = venue
+        self._universe = universe
+        self._partitions = partitions
+        self._clock = clock
+        self._batch_rows = batch_rows
+        self._trades: list[list[Row]] = [[] for _ in range(partitions)]
+        self._quotes: list[list[Row]] = [[] for _ in range(partitions)]
+        self._routes = universe.routes(self._trades, self._quotes)
+        self._pending: list[tuple[Answer, list[Frame]]] = []
+        self._pending_frames = 0
+        self._row = 0
+        self._state = ParserState()
+        self._report = ParseReport()
+        self._bytes = 0
+        self._told: set[str] = set()
+        self._seq: Counter[tuple[str, int]] = Counter()
+        self._covered: tuple[int, frozenset[str]] | None = None
+        self._steps = (clock.steps_back, clock.steps_forward)
+
+    def start(self) -> list[NewRecord]:
+        """The first records of the session."""
+        return self._marks(records.SESSION_START)
+
+    def receive(self, frames: list[Frame], answer: Answer) -> list[NewRecord]:
+        """Take the frames of one read of one connection; returns what is due for the log.
+
+        Frames must be given in the order of their stamps. `answer` gets the notices among them
+        (acks, errors), no later than the next `flush`.
+        """
+        self._pending.append((answer, frames))
+        self._pending_frames += len(frames)
+        if self._pending_frames < PARSE_FRAMES:
+            return []
+        self._parse()
+        full = max(map(len, self._trades + self._quotes)) >= self._batch_rows
+        return self.flush() if full else []
+
+    def subscribed(self, natives: Sequence[str]) -> None:
+        """Every subscription has been answered, and those of `natives` stand from now on."""
+        symbols = {i.native: i.symbol for i in self._universe.instruments}
+        self._covered = self._clock.now(), frozenset(symbols[native] for native in natives)
+
+    def flush(self) -> list[NewRecord]:
+        """Everything received so far, as tick records."""
+        self._parse()
+        trades = self._batches(self._trades, trades_batch)
+        quotes = self._batches(self._quotes, quotes_batch)
+        due = self._coverage([*trades.values(), *quotes.values()])
+        due += [self._record(TRADES_TOPIC, p, records.TRADES, encode(b)) for p, b in trades.items()]
+        due += [self._record(QUOTES_TOPIC, p, records.QUOTES, encode(b)) for p, b in quotes.items()]
+        self._count()
+        return due
+
+    def punctuate(self) -> list[NewRecord]:
+        """Everything received so far, then the promise that the rest is later."""
+        promise = self._clock.now()
+        due = self.flush() + self._clock_steps()
+        return due + self._marks(records.PUNCTUATION, promise)
+
+    def event(self, what: str, **details: str) -> list[NewRecord]:
+        """Everything received so far, then an event in every partition of the trades topic."""
+        value = orjson.dumps({"event": what, "local_ts": self._clock.now(), **details})
+        due = self.flush()
+        due += [
+            self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
+        ]
+        return due
+
+    def end(self) -> list[NewRecord]:
+        """Everything received so far, then the last records of the session."""
+        return self.flush() + self._marks(records.SESSION_END)
+
+    def _parse(self) -> None:
+        pending, self._pending = self._pending, []
+        self._pending_frames = 0
+        for answer, frames in pending:
+            self._row = self._venue.parse(
+                frames, self._routes, self._row, self._report, self._state
+            )
+            self._bytes += sum(len(payload) for _, payload in frames)
+            if self._report.notices:
+                notices, self._report.notices = self._report.notices, []
+                for notice in notices:
+                    answer(notice)
+
+    def _batches(
+        self, lists: list[list[Row]], build: Callable[[Universe, Sequence[Row]], K]
+    ) -> dict[int, K]:
+        """The batch of each partition that has rows; the lists, which routes hold, are emptied."""
+        batches = {p: build(self._universe, rows) for p, rows in enumerate(lists) if rows}
+        for rows in lists:
+            rows.clear()
+        return batches
+
+    def _coverage(self, batches: Sequence[Trades | Quotes]) -> list[NewRecord]:
+        """Coverage of every partition, once: with the first live tick after subscribing."""
+        if self._covered is None:
+            return []
+        local_from, symbols = self._covered
+        first = _first_live(batches, local_from)
+        if first is None:
+            return []
+        self._covered = None
+        exchange_from = max(local_from, first)
+        due = []
+        for p, mine in enumerate(self._symbols_by_partition(symbols)):
+            value = Coverage(mine, local_from, exchange_from).encode()
+            due += [self._record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine]
+        return due
+
+    def _symbols_by_partition(self, symbols: frozenset[str]) -> list[list[str]]:
+        by_partition: list[list[str]] = [[] for _ in range(self._partitions)]
+        where = self._universe.partitions(self._partitions)
+        for symbol, partition in zip(self._universe.symbols, where, strict=True):
+            if symbol in symbols:
+                by_partition[partition].append(symbol)
+        return by_partition
+
+    def _clock_steps(self) -> list[NewRecord]:
+        steps = self._clock.steps_back, self._clock.steps_forward
+        if steps == self._steps:
+            return []
+        back, forward = (now - before for now, before in zip(steps, self._steps, strict=True))
+        self._steps = steps
+        exchange = self.source.exchange
+        metrics.CLOCK_STEPS.labels(exchange, "back").inc(back)
+        metrics.CLOCK_STEPS.labels(exchange, "forward").inc(forward)
+        _log.warning("wall clock stepped", exchange=exchange, back=back, forward=forward)
+        return self.event("clock-step", back=str(back), forward=str(forward))
+
+    def _marks(self, kind: str, local_ts: int | None = None) -> list[NewRecord]:
+        """A control record stamped `local_ts`, or now, in every partition of both topics."""
+        stamp = {records.LOCAL_TS: str(self._clock.now() if local_ts is None else local_ts)}
+        return [
+            self._record(topic, p, kind, b"", **stamp)
+            for topic in TICK_TOPICS
+            for p in range(self._partitions)
+        ]
+
+    def _record(
+        self, topic: str, partition: int, kind: str, value: bytes, **more: str
+    ) -> NewRecord:
+        seq = self._seq[topic, partition]
+        self._seq[topic, partition] = seq + 1
+        return NewRecord(topic, partition, value, self.source.headers(kind, seq, **more))
+
+    def _count(self) -> None:
+        """Give the metrics what was parsed, and the log the first of each new problem."""
+        report, self._report = self._report, ParseReport()
+        if not report.frames:
+            return
+        exchange = self.source.exchange
+        metrics.FRAMES.labels(exchange).inc(report.frames)
+        metrics.RECEIVED_BYTES.labels(exchange).inc(self._bytes)
+        metrics.TICKS.labels(exchange, records.TRADES).inc(report.trades)
+        metrics.TICKS.labels(exchange, records.QUOTES).inc(report.quotes)
+        metrics.IGNORED.labels(exchange).inc(report.ignored)
+        self._bytes = 0
+        for reason, n in report.malformed.items():
+            metrics.MALFORMED.labels(exchange, reason).inc(n)
+            if self._is_new(reason):
+                _, example = report.examples[reason]
+                _log.warning("malformed frame", exchange=exchange, reason=reason, frame=example)
+        for native, n in report.unknown.items():
+            metrics.UNKNOWN_SYMBOL.labels(exchange).inc(n)
+            if self._is_new(f"symbol {native}"):
+                _log.warning("unknown symbol", exchange=exchange, symbol=native)
+
+    def _is_new(self, problem: str) -> bool:
+        # Bounded: a venue that sends ever new symbols is not worth memory or a log of each.
+        if problem in self._told or len(self._told) >= 1_000:
+            return False
+        self._told.add(problem)
+        return True
+
+
+def _first_live(batches: Sequence[Trades | Quotes], local_from: int) -> int | None:
+    """`exchange_ts` (ns) of the first live tick that arrived at or after `local_from`."""
+    firsts = []
+    for batch in batches:
+        live = np.flatnonzero((batch.origin == LIVE) & (batch.local_ts >= local_from))
+        if len(live):
+            at = live[np.argmin(batch.row[live])]
+            firsts.append((int(batch.row[at]), int(batch.exchange_ts[at])))
+    return min(firsts)[1] if firsts else None

@@ -1,0 +1,277 @@
+"""Reading frame recordings, ours and other recorders'.
+
+A recording is text, plain or gzip, one line per frame: `<local stamp> <payload>`, the stamp in ns,
+µs or ms since the epoch. Ours (see `ingest.recorder`) also hold header lines that name the
+exchange, the session and the instruments, so that a file can be replayed by itself.
+"""
+
+import contextlib
+import logging
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from ingest.errors import UserError
+from ingest.instruments import Instrument
+from ingest.venues.common import Frame
+
+_log = logging.getLogger(__name__)
+
+MEMBER = b"\x1f\x8b\x08\x10\0\0\0\0\0\xff" + b"perpflow recording\0"
+"""The gzip header (with a comment) that starts each of our members. Nothing else in a file looks
+like it, so the reader finds the members behind a torn one."""
+
+_GZIP = b"\x1f\x8b"
+_HEADER_MARK = b'{"perpflow":"recording"'
+_READ_BYTES = 1 << 18
+_SCALES = {19: 1, 16: 1_000, 13: 1_000_000}
+"""ns, µs and ms since the epoch by number of digits: unambiguous from 2001-09-09 to 2286."""
+_LAST_NS = 4_102_444_800_000_000_000  # 2100
+_HOPELESS_LINES = 10  # bad ones before the first good one: this is no recording
+_PROBLEMS_KEPT = 100
+_PROBLEMS_LOGGED = 10
+
+
+class RecordingError(UserError):
+    """A recording can't be written, or what should be one is missing, empty or something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingHeader:
+    """Who recorded what. `local_from` (ns) is the arrival time from which the frames are complete:
+    when the subscriptions stood, or the file's first frame if it is a continuation."""
+
+    exchange: str
+    session: str
+    local_from: int
+    instruments: tuple[Instrument, ...]
+
+    def encode(self) -> bytes:
+        instruments = [asdict(i) for i in self.instruments]
+        for instrument in instruments:
+            del instrument["exchange"]
+        return orjson.dumps(
+            {
+                "perpflow": "recording",
+                "exchange": self.exchange,
+                "session": self.session,
+                "local_from": self.local_from,
+                "instruments": instruments,
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "RecordingHeader":
+        """Raises ValueError for anything but an encoded header."""
+        try:
+            body = orjson.loads(payload)
+            instruments = tuple(Instrument(body["exchange"], **i) for i in body["instruments"])
+            return cls(body["exchange"], body["session"], int(body["local_from"]), instruments)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a recording's header ({error!r})") from error
+
+
+@dataclass(slots=True)
+class ReadReport:
+    """What a reading found beside frames: headers with their line, bad lines, damage.
+
+    `problems` holds the first 100 messages, each with file and line; the first 10 are logged.
+    """
+
+    lines: int = 0
+    bad_lines: int = 0
+    headers: list[tuple[int, RecordingHeader]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, problem: str) -> None:
+        if len(self.problems) < _PROBLEMS_KEPT:
+            self.problems.append(problem)
+            if len(self.problems) <= _PROBLEMS_LOGGED:
+                _log.warning(problem)
+
+
+def read_frames(
+    source: Path | str | BinaryIO, report: ReadReport | None = None
+) -> Iterator[tuple[int, int, bytes]]:
+    """(line number, local ns, payload) of every whole line; header lines go to the report.
+
+    Bad lines and damage are reported and skipped: a torn gzip member gives the lines before the
+    tear, and those of the members behind it. Raises `RecordingError` for a file that can't be
+    read, is empty, or is no recording.
+    """
+    report = ReadReport() if report is None else report
+    if not isinstance(source, str | Path):
+        yield from _read(source, getattr(source, "name", "the recording"), report)
+        return
+    try:
+        file = open(source, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise RecordingError(f"can't read the recording {source}: {error.strerror}") from error
+    with file:
+        yield from _read(file, str(source), report)
+
+
+def read_chunks(
+    source: Path | str | BinaryIO, report: ReadReport | None = None, size: int = 1 << 16
+) -> Iterator[list[Frame]]:
+    """The same frames in lists of `size`, as the venues' parsers take them."""
+    frames = ((ns, payload) for _, ns, payload in read_frames(source, report))
+    while chunk := list(islice(frames, size)):
+        yield chunk
+
+
+def read_header(source: Path | str | BinaryIO) -> RecordingHeader | None:
+    """The recording's first header, None if it has none before its first frame (a foreign one).
+
+    Raises `RecordingError` like `read_frames`.
+    """
+    report = ReadReport()
+    next(read_frames(source, report), None)
+    return report.headers[0][1] if report.headers else None
+
+
+def _read(file: BinaryIO, name: str, report: ReadReport) -> Iterator[tuple[int, int, bytes]]:
+    first = b""
+    good = 0
+    try:
+        for line in _lines(file, name, report):
+            report.lines += 1
+            first = first or line[:80]
+            stamp, _, payload = line.partition(b" ")
+            scale = _SCALES.get(len(stamp))
+            ns = int(stamp) * scale if scale and stamp.isdigit() else _LAST_NS
+            if ns >= _LAST_NS or not payload:
+                if line.strip():
+                    _bad_line(line, name, report)
+                if not good and report.bad_lines >= _HOPELESS_LINES:
+                    break
+                continue
+            good += 1
+            if payload.startswith(_HEADER_MARK):
+                _header_line(payload, name, report)
+            else:
+                yield report.lines, ns, payload
+    except OSError as error:
+        raise RecordingError(f"can't read the recording {name}: {error}") from error
+    if not good:
+        what = f"it starts with {first!r}" if first else "it is empty"
+        message = f"{name} is no frame recording (`<local ns> <frame>` a line): {what}"
+        raise RecordingError(message)
+
+
+def _bad_line(line: bytes, name: str, report: ReadReport) -> None:
+    report.bad_lines += 1
+    report.add(f"{name}:{report.lines}: not `<local ns> <frame>`, skipped: {line[:80]!r}")
+
+
+def _header_line(payload: bytes, name: str, report: ReadReport) -> None:
+    try:
+        report.headers.append((report.lines, RecordingHeader.decode(payload)))
+    except ValueError as error:
+        report.bad_lines += 1
+        report.add(f"{name}:{report.lines}: {error}, skipped: {payload[:80]!r}")
+
+
+def _lines(file: BinaryIO, name: str, report: ReadReport) -> Iterator[bytes]:
+    """The whole lines, without their ends."""
+    half = b""
+    for new_member, text in _text(file, name, report):
+        if new_member:
+            yield from _last_line(half, name, report)
+            half = b""
+        lines = (half + text).split(b"\n")
+        half = lines.pop()
+        yield from lines
+    yield from _last_line(half, name, report)
+
+
+def _last_line(half: bytes, name: str, report: ReadReport) -> Iterator[bytes]:
+    """A text's end without a line break: a line if its frame is whole."""
+    try:
+        if half:
+            orjson.loads(half.partition(b" ")[2])
+            yield half
+    except orjson.JSONDecodeError:
+        where = f"{name}:{report.lines + 1}"
+        report.add(f"{where}: ends in half a line, skipped: {half[:80]!r}")
+
+
+def _text(file: BinaryIO, name: str, report: ReadReport) -> Iterator[tuple[bool, bytes]]:
+    """(whether a new member starts, decompressed text)."""
+    start = file.read(len(_GZIP))
+    if start != _GZIP:
+        yield True, start
+        while text := file.read(_READ_BYTES):
+            yield False, text
+        return
+    member = _Member()
+    for new_member, data in _pieces(file, start):
+        if new_member:
+            if damage := member.damage():
+                report.add(f"{name}:{report.lines + 1}: {damage}; going on behind it")
+            member = _Member()
+            yield True, b""
+        for text in member.inflate(data):
+            yield False, text
+    if damage := member.damage():
+        report.add(f"{name}:{report.lines + 1}: {damage}")
+
+
+def _pieces(file: BinaryIO, buffer: bytes) -> Iterator[tuple[bool, bytes]]:
+    """(whether it starts one of our members, compressed bytes): cut where our members start."""
+    new = True
+    hold = len(MEMBER) - 1  # a mark may lie across two reads
+    while data := file.read(_READ_BYTES):
+        buffer += data
+        while (at := buffer.find(MEMBER, 1 if new else 0)) >= 0:
+            yield new, buffer[:at]
+            buffer, new = buffer[at:], True
+        if len(buffer) > hold:
+            yield new, buffer[:-hold]
+            buffer, new = buffer[-hold:], False
+    yield new, buffer
+
+
+class _Member:
+    """Inflates one gzip member (of another recorder's file: several) as far as it is good."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._error: zlib.error | None = None
+        self._fed = False
+
+    def damage(self) -> str | None:
+        """What is wrong with the bytes so far if nothing more comes."""
+        if self._error:
+            return f"damaged gzip ({self._error})"
+        return "truncated gzip" if self._fed and not self._inflate.eof else None
+
+    def inflate(self, data: bytes) -> Iterator[bytes]:
+        while data and not self._error:
+            if self._inflate.eof:
+                data = data.lstrip(b"\0")  # padding between members is allowed
+                if not data:
+                    return
+                self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            before = self._inflate.copy()
+            try:
+                text = self._inflate.decompress(data)
+            except zlib.error as error:
+                self._error = error
+                yield from _salvage(before, data)
+                return
+            self._fed = True
+            data = self._inflate.unused_data
+            yield text
+
+
+def _salvage(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
+    """What comes before the error: zlib forgets the good part of the call that fails."""
+    with contextlib.suppress(zlib.error):
+        for at in range(len(data)):
+            yield inflate.decompress(data[at : at + 1])

@@ -47,15 +47,20 @@ class ShardTime:
             self._move()
 
     def lagging(self, limit_ns: int) -> list[tuple[str, str, str]]:
-        """(topic, collector, session) of live sessions more than `limit_ns` behind the fastest."""
-        promises = [s.promise for of in self._sessions.values() for s in of.values() if s.live]
-        fastest = max(promises, default=0)
-        return [
-            (topic, collector, session.name)
-            for topic, of in self._sessions.items()
-            for collector, session in of.items()
-            if session.live and fastest - session.promise > limit_ns
-        ]
+        """(topic, collector, session) of live sessions more than `limit_ns` behind the fastest.
+
+        Compared within a topic: how far each topic has been read says nothing of a session.
+        """
+        out = []
+        for topic, of in self._sessions.items():
+            live = {who: session for who, session in of.items() if session.live}
+            fastest = max((session.promise for session in live.values()), default=0)
+            out += [
+                (topic, who, session.name)
+                for who, session in live.items()
+                if fastest - session.promise > limit_ns
+            ]
+        return out
 
     def _current(self, topic: str, collector: str, session: str) -> _Session | None:
         known = self._sessions.get(topic, {}).get(collector)

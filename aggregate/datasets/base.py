@@ -86,8 +86,8 @@ def ratio(numerator: Array, denominator: Array) -> F64:
     """numerator / denominator, NaN (null) where the denominator is 0."""
     zero = denominator == 0
     if not zero.any():
-        return numerator / denominator  # type: ignore[no-any-return]
+        return numerator / denominator
     with np.errstate(divide="ignore", invalid="ignore"):
         out = numerator / denominator
     out[zero] = np.nan
-    return out  # type: ignore[no-any-return]
+    return out

@@ -1,0 +1,27 @@
+"""benchmarks/run.py: the table, and where it goes."""
+
+import pytest
+
+from benchmarks.result import Result, cpu_time
+from benchmarks.run import BEGIN, END, markdown, with_table
+
+
+def test_the_table_shows_what_was_measured_against_its_target() -> None:
+    results = [Result("frames parsed", 300_000.4, "frames/s", 250_000), Result("other", 1.0, "x")]
+    assert markdown(results).splitlines()[2:] == [
+        "| frames parsed | 300,000 | 250,000 | frames/s |",
+        "| other | 1 |  | x |",
+    ]
+
+
+def test_only_what_stands_between_the_markers_is_replaced() -> None:
+    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert with_table(text, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="lacks the lines"):
+        with_table("no markers", "new")
+
+
+def test_cpu_time_counts_work() -> None:
+    with cpu_time() as cpu:
+        sum(range(1_000_000))
+    assert 0 < cpu.seconds < 10

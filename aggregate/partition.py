@@ -126,6 +126,9 @@ class PartitionAggregator:
 
     def advance(self) -> list[NewRecord]:
         """Records to commit: the bars and close marks that are due, and evictions."""
+        # Until everything the last owner read is held again, a seal would miss open ticks.
+        if any(self.positions[topic] < read_to for topic, read_to in self._read_to.items()):
+            return []
         out: list[NewRecord] = []
         for name, shard in self._shards.items():
             for emitted in shard.bars.advance(shard.time.now):

@@ -92,7 +92,7 @@ class Run:
         return collect_records(self.out)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     strategies.trades(max_size=25),
     strategies.quotes(max_size=25),
@@ -116,7 +116,7 @@ def test_restarts_anywhere_give_the_same_bits(trades, quotes, every, steps):
     assert bits(run.finish()) == want
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(strategies.trades(max_size=25), strategies.quotes(max_size=25))
 def test_live_bars_are_replay_bars(trades, quotes):
     """What live publishes equals a replay with the same lateness, for windows that closed."""

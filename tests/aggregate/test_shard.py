@@ -207,7 +207,7 @@ def test_toxicity_score_restarts_with_its_period_and_survives_a_restart(reset):
         out += shard.seal("exchange", high if day < 3 else END)
         for key, value in shard.changes().items():
             if value is None:
-                del state[key]
+                state.pop(key, None)
             else:
                 state[key] = value
         shard = ShardAggregator.restore(state, rules)

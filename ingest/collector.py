@@ -8,32 +8,29 @@ true: when it is taken, every frame stamped before has been handed over.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 import structlog
 
+from ingest import metrics
 from ingest.appender import Appender
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
 from ingest.connection import Feed
 from ingest.instruments import Instrument
 from ingest.log import Log, NewRecord
+from ingest.recorder import Recorder, RecordingError, RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.session import Session
 from ingest.venues import Frame, venue
 
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
+FLUSH_RECORDING_NS = 1_000_000_000
 
 _log = structlog.get_logger(__name__)
-
-
-class FrameSink(Protocol):
-    """Where raw frames are recorded: `ingest.recorder.Recorder`."""
-
-    def write(self, local_ns: int, payload: bytes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,8 @@ class CollectorSettings:
 
     `ws_url` and `trades` default to the venue's own. Collectors with the same subscriptions share
     a `shard`, by default the exchange's name. Ticks wait at most `batch_ms` or until `batch_rows`
-    of a kind and partition are there; a punctuation is written every `punctuation_ms`.
+    of a kind and partition are there; a punctuation is written every `punctuation_ms`. Frames are
+    recorded as they arrived in `record_dir`.
     """
 
     exchange: str
@@ -53,6 +51,7 @@ class CollectorSettings:
     batch_ms: float = 50.0
     batch_rows: int = 4096
     punctuation_ms: float = 250.0
+    record_dir: Path | None = None
 
 
 class Collector:
@@ -72,7 +71,6 @@ class Collector:
         log: Log,
         partitions: int,
         clock: ArrivalClock,
-        recorder: FrameSink | None = None,
     ) -> None:
         """Raises ValueError for an unknown exchange or trades channel, or no instruments."""
         if not instruments:
@@ -82,7 +80,6 @@ class Collector:
         self._log = log
         self._partitions = partitions
         self._clock = clock
-        self._recorder = recorder
         self._natives = [i.native for i in instruments]
         self._universe = Universe(instruments)
         self._endpoints = self._venue.endpoints(
@@ -128,6 +125,7 @@ class Collector:
             self._clock,
             settings.batch_rows,
         )
+        self._recording = self._recording_of(session_id)
         self._appender = Appender(
             self._log, settings.exchange, pause=self._pause, resume=self._resume
         )
@@ -152,14 +150,24 @@ class Collector:
             await asyncio.wait({appending, stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _cancel([stopping, *working])
+            if self._recording is not None:
+                self._recording.close()
             self._put(self._session.end())
             await self._drain(appending)
         _raise_first([appending, *working])
 
+    def _recording_of(self, session_id: str) -> "_Recording | None":
+        directory = self._settings.record_dir
+        if directory is None:
+            return None
+        exchange = self._settings.exchange
+        instruments = self._universe.instruments
+        header = RecordingHeader(exchange, session_id, self._clock.now(), instruments)
+        return _Recording(Recorder(directory, header), exchange)
+
     def _deliver(self, feed: Feed, frames: list[Frame]) -> None:
-        if self._recorder is not None:
-            for local_ns, payload in frames:
-                self._recorder.write(local_ns, payload)
+        if self._recording is not None:
+            self._recording.add(frames)
         self._put(self._session.receive(frames, feed.notice))
 
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
@@ -168,7 +176,10 @@ class Collector:
         elif self.subscribed and not self._subscribed_once:
             self._subscribed_once = True
             refused = set[str]().union(*(f.refused for f in self._feeds))
-            self._session.subscribed([n for n in self._natives if n not in refused])
+            local_from = self._clock.now()
+            self._session.subscribed([n for n in self._natives if n not in refused], local_from)
+            if self._recording is not None:
+                self._recording.covered(local_from)
             _log.info("subscribed", exchange=self._settings.exchange, symbols=len(self._natives))
 
     async def _keep_time(self) -> None:
@@ -177,6 +188,8 @@ class Collector:
         promised = loop.time()
         while True:
             await asyncio.sleep(self._settings.batch_ms / 1e3)
+            if self._recording is not None:
+                self._recording.write()
             due = loop.time() - promised >= self._settings.punctuation_ms / 1e3
             # While the log is behind, promises would only make it fall further behind.
             if due and not self._appender.paused:
@@ -208,6 +221,48 @@ class Collector:
                 records_lost=self._appender.waiting,
             )
         await _cancel([drained, appending])
+
+
+class _Recording:
+    """The recorder beside the pipeline: what fails here is told and never stops the ticks."""
+
+    def __init__(self, recorder: Recorder, exchange: str) -> None:
+        self._recorder = recorder
+        self._exchange = exchange
+        self._frames: list[Frame] = []
+        self._flush_at = 0
+        self._failing = False
+
+    def add(self, frames: list[Frame]) -> None:
+        self._frames += frames
+
+    def covered(self, local_from: int) -> None:
+        self._try(lambda: self._recorder.covered(local_from))
+
+    def write(self) -> None:
+        """Write what was added; make it safe from kill -9 once a second."""
+        frames, self._frames = self._frames, []
+        if not frames:
+            return
+        self._try(lambda: self._recorder.write(frames))
+        if frames[-1][0] >= self._flush_at:
+            self._flush_at = frames[-1][0] + FLUSH_RECORDING_NS
+            self._try(self._recorder.flush)
+
+    def close(self) -> None:
+        self.write()
+        self._try(self._recorder.close)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except RecordingError as error:
+            metrics.RECORDING_FAILURES.labels(self._exchange).inc()
+            if not self._failing:
+                _log.error("recording failed", exchange=self._exchange, error=str(error))
+            self._failing = True
+        else:
+            self._failing = False
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

@@ -38,3 +38,6 @@ APPEND_FAILURES = Counter(
 QUEUED_BYTES = Gauge(
     "perpflow_append_queue_bytes", "Bytes of records waiting for the log", ["exchange"]
 )
+RECORDING_FAILURES = Counter(
+    "perpflow_recording_failures_total", "Writes of frame recordings that failed", ["exchange"]
+)

@@ -84,10 +84,10 @@ class Session:
         full = max(map(len, self._trades + self._quotes)) >= self._batch_rows
         return self.flush() if full else []
 
-    def subscribed(self, natives: Sequence[str]) -> None:
-        """Every subscription has been answered, and those of `natives` stand from now on."""
+    def subscribed(self, natives: Sequence[str], local_from: int) -> None:
+        """Every subscription has been answered; those of `natives` stand from `local_from` on."""
         symbols = {i.native: i.symbol for i in self._universe.instruments}
-        self._covered = self._clock.now(), frozenset(symbols[native] for native in natives)
+        self._covered = local_from, frozenset(symbols[native] for native in natives)
 
     def flush(self) -> list[NewRecord]:
         """Everything received so far, as tick records."""

@@ -1,0 +1,169 @@
+"""Websocket frames to the log: received over loopback from another process, stamped, parsed,
+batched, appended to the embedded log. Frames per CPU-second of all the receiver's threads.
+
+Three quotes to a trade, 20 instruments, Binance's combined streams, 4 partitions; the sender
+writes as fast as it is read. The log is then read back and every tick counted.
+"""
+
+import asyncio
+import sys
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+import uvloop
+from prometheus_client import REGISTRY
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+
+from benchmarks.result import Result, cpu_time
+from ingest.clock import ArrivalClock
+from ingest.collector import Collector, CollectorSettings
+from ingest.instruments import BINANCE, Instrument, instrument_by_name
+from ingest.log import Record
+from ingest.log.sqlite import SqliteLog
+from ingest.records import QUOTES, QUOTES_TOPIC, TRADES, TRADES_TOPIC
+from ingest.ticks import Quotes, Trades, decode
+
+FRAMES = 600_000
+BLOCK = 20_000
+PARTITIONS = 4
+TARGET = 120_000.0
+BASES = ("BTC", "ETH", "SOL", "XRP", "BNB", "DOGE", "ADA", "TRX", "LINK", "AVAX")
+NATIVES = [base + quote for quote in ("USDT", "USDC") for base in BASES]
+
+
+def run() -> list[Result]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "log.db"
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with cpu_time() as cpu:
+                began = time.perf_counter()
+                runner.run(_collect(path))
+                elapsed = time.perf_counter() - began
+            logged, records = runner.run(_count(path))
+    if logged != FRAMES:
+        raise RuntimeError(f"{FRAMES} frames sent, {logged} ticks on the log")
+    detail: dict[str, object] = {
+        "frames": FRAMES,
+        "cpu_seconds": round(cpu.seconds, 3),
+        "seconds": round(elapsed, 3),
+        "records": records,
+    }
+    rate = FRAMES / cpu.seconds
+    name = "websocket frames received, parsed, on the log"
+    return [Result(name, rate, "frames/CPU-s", TARGET, detail)]
+
+
+async def _collect(path: Path) -> None:
+    sender = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.bench_receive", stdout=asyncio.subprocess.PIPE
+    )
+    log = SqliteLog(path)
+    try:
+        assert sender.stdout is not None
+        port = int(await sender.stdout.readline())
+        settings = CollectorSettings(BINANCE, ws_url=f"ws://127.0.0.1:{port}")
+        collector = Collector(settings, _instruments(), log, PARTITIONS, ArrivalClock())
+        running = asyncio.create_task(collector.run())
+        before = _ticks()
+        while _ticks() - before < FRAMES and not running.done():  # noqa: ASYNC110 (a counter)
+            await asyncio.sleep(0.05)
+        await collector.stop()
+        await running
+    finally:
+        sender.kill()
+        await sender.wait()
+        await log.close()
+
+
+def _instruments() -> list[Instrument]:
+    found = [instrument_by_name(BINANCE, native) for native in NATIVES]
+    return [instrument for instrument in found if instrument is not None]
+
+
+def _ticks() -> float:
+    values = (
+        REGISTRY.get_sample_value("perpflow_ticks_total", {"exchange": BINANCE, "kind": kind})
+        for kind in (TRADES, QUOTES)
+    )
+    return sum(value or 0.0 for value in values)
+
+
+async def _count(path: Path) -> tuple[int, int]:
+    """(ticks, tick records) on the log."""
+    log = SqliteLog(path)
+    sizes = []
+    for topic in (TRADES_TOPIC, QUOTES_TOPIC):
+        for partition in range(PARTITIONS):
+            offset = 0
+            while chunk := await log.read(topic, partition, offset):
+                offset = chunk[-1].offset + 1
+                sizes += [_size(record) for record in chunk]
+    await log.close()
+    return sum(sizes), sum(size > 0 for size in sizes)
+
+
+def _size(record: Record) -> int:
+    """Ticks in the record, 0 for a control record."""
+    match record.headers["type"]:
+        case "trades":
+            return len(decode(Trades, record.value))
+        case "quotes":
+            return len(decode(Quotes, record.value))
+    return 0
+
+
+def _payloads(n: int) -> list[bytes]:
+    """Frames as Binance sends them; ids and prices differ, as does the length."""
+    now = time.time_ns() // 1_000_000
+    payloads = []
+    for i, native in enumerate(islice(cycle(NATIVES), n)):
+        price = 60_000 + (i * 7919) % 10_007 / 10
+        if i % 4 == 0:
+            stream, data = (
+                "trade",
+                (
+                    f'{{"e":"trade","E":{now},"T":{now},"s":"{native}","t":{8097313955 + i},'
+                    f'"p":"{price:.2f}","q":"{i % 997 / 1000:.3f}","X":"MARKET",'
+                    f'"m":{"true" if i % 3 else "false"},"st":1}}'
+                ),
+            )
+        else:
+            stream, data = (
+                "bookTicker",
+                (
+                    f'{{"e":"bookTicker","u":{11331904350110 + i},"s":"{native}","ps":"{native}",'
+                    f'"b":"{price:.2f}","B":"{i % 89 / 10:.3f}","a":"{price + 0.1:.2f}",'
+                    f'"A":"{i % 83 / 10:.3f}","T":{now},"E":{now},"st":1}}'
+                ),
+            )
+        payloads.append(f'{{"stream":"{native.lower()}@{stream}","data":{data}}}'.encode())
+    return payloads
+
+
+async def _send() -> None:
+    """The other process: answers the SUBSCRIBE and sends, and stays connected."""
+    wire = [Frame(Opcode.TEXT, p).serialize(mask=False) for p in _payloads(BLOCK)]
+    block = b"".join(wire)
+
+    async def handle(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send('{"result":null,"id":1}')
+        try:
+            for _ in range(FRAMES // BLOCK):
+                connection.transport.write(block)
+                await connection.drain()
+            await connection.wait_closed()
+        except ConnectionClosed:
+            return
+
+    async with serve(handle, "127.0.0.1", 0, compression=None) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await server.wait_closed()
+
+
+if __name__ == "__main__":
+    uvloop.run(_send())

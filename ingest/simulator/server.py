@@ -1,0 +1,356 @@
+"""The simulator: three venues on one localhost port, served from feeds by one market clock."""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from math import inf
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+
+from ingest.simulator.clock import MarketClock
+from ingest.simulator.connection import GOING_AWAY, INACTIVE, Connection, wire
+from ingest.simulator.feeds import Feed
+from ingest.simulator.listings import (
+    BINANCE,
+    HYPERLIQUID,
+    OKX,
+    exchange_info,
+    hyperliquid_info,
+    okx_instruments,
+)
+from ingest.simulator.market import Event
+from ingest.simulator.protocols import Session, Subscribe, Unsubscribe, open_session
+
+_STEP_EVENTS = 1_000  # of a feed, sent between two looks at the clients, when time is free
+_LONGEST_SLEEP = 0.02
+_HOUSEKEEPING = 0.5
+_BACKLOG_FILLS = 30
+
+
+class Simulator:
+    """Serves `feeds` (by exchange); `async with` starts and stops it, `url` says where.
+
+    Market time starts at the earliest origin of the feeds, once the wall clock has reached
+    `not_before_ns` and `streams` subscriptions to streams that are served have arrived. Then it
+    runs `speed` times as fast as real time (`inf`: as fast as the slowest client takes it). With
+    `hold` it stands still while fewer than `streams` (at least one) are subscribed; what is sent
+    afterwards keeps its exchange stamps.
+
+    A new subscription is first sent what its stream sent in the last `resend_s` seconds of market
+    time, in order, then what follows. Hyperliquid sends the backlog of 30 fills before that.
+    When the feeds end, `finished` is set, and connections stay open and quiet.
+    """
+
+    def __init__(
+        self,
+        feeds: Mapping[str, Feed],
+        *,
+        speed: float = 1.0,
+        hold: bool = False,
+        streams: int = 0,
+        resend_s: float = 0.0,
+        not_before_ns: int = 0,
+        port: int = 0,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
+        if not feeds:
+            raise ValueError("nothing to simulate: no feed was given")
+        if not speed > 0:
+            raise ValueError(f"speed must be above 0, not {speed}")
+        self.finished = asyncio.Event()
+        self._needed = max(streams, 1) if hold else streams
+        self._hold = hold
+        self._not_before = not_before_ns
+        self._wall = wall
+        self._clock = None if speed == inf else MarketClock(speed)
+        self._speed = speed
+        self._origin = min(feed.origin for feed in feeds.values())
+        self._sent = self._origin
+        self._started = False
+        resend = round(resend_s * 1e9)
+        self._venues = {name: _Venue(feed, resend) for name, feed in feeds.items()}
+        self._natives = {
+            name: [item.native for item in feed.listings] for name, feed in feeds.items()
+        }
+        self._connections: set[Connection] = set()
+        self._subscribed = 0
+        self._changed = asyncio.Event()
+        self._port = port
+        self._accepted = 0
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self._tasks = [loop.create_task(self._run()), loop.create_task(self._keep_house())]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        for connection in list(self._connections):
+            connection.close(GOING_AWAY, "simulator stops")
+            connection.finish()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def ws_url(self) -> str:
+        """The websocket base of every venue served."""
+        return f"ws://127.0.0.1:{self._port}"
+
+    @property
+    def rest_url(self) -> str:
+        """The REST base of every venue served."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def market_ns(self) -> int:
+        """How far market time has been sent: ns on the clock of the feeds' event times."""
+        return self._sent
+
+    @property
+    def subscribed(self) -> int:
+        """Live subscriptions to streams that are served, over all connections."""
+        return self._subscribed
+
+    @property
+    def sent_frames(self) -> Counter[str]:
+        """Events sent so far per exchange, whether or not anybody listened."""
+        return Counter({name: venue.events for name, venue in self._venues.items()})
+
+    def disconnect(self) -> None:
+        """Drop every connection without a close frame, like a network that breaks."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    # -- what connections call
+
+    def open_session(self, target: str) -> tuple[str, Session] | None:
+        self._accepted += 1
+        return open_session(target, self._natives, f"{self._accepted:08x}")
+
+    def answer(self, method: str, target: str, body: bytes, agent: str) -> tuple[int, bytes]:
+        parts = urlsplit(target)
+        feeds = {name: venue.feed.listings for name, venue in self._venues.items()}
+        reply: object | None = None
+        if parts.path == "/fapi/v1/exchangeInfo" and BINANCE in feeds:
+            reply = exchange_info(feeds[BINANCE])
+        elif parts.path == "/fapi/v1/time" and BINANCE in feeds:
+            reply = {"serverTime": self._sent // 1_000_000}
+        elif parts.path == "/api/v5/public/instruments" and OKX in feeds:
+            if not agent:
+                return 403, b'{"msg":"Forbidden: no User-Agent"}'
+            native = parse_qs(parts.query).get("instId", [None])[0]
+            reply = okx_instruments(feeds[OKX], native)
+        elif parts.path == "/info" and method == "POST" and HYPERLIQUID in feeds:
+            try:
+                reply = hyperliquid_info(feeds[HYPERLIQUID], orjson.loads(body))
+            except orjson.JSONDecodeError:
+                return 422, b'"Failed to deserialize the JSON body into the target type"'
+            if reply is None:
+                return 422, b'"Failed to deserialize the JSON body into the target type"'
+        return (404, b'{"msg":"not simulated"}') if reply is None else (200, orjson.dumps(reply))
+
+    def opened(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self._act(connection, connection.session.opened())
+
+    def received(self, connection: Connection, text: bytes) -> None:
+        self._act(connection, connection.session.receive(text))
+
+    def closed(self, connection: Connection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._unsubscribe(connection, connection.session.keys)
+
+    def _act(
+        self, connection: Connection, actions: Sequence[bytes | Subscribe | Unsubscribe]
+    ) -> None:
+        for action in actions:
+            if isinstance(action, bytes):
+                connection.outbox.append(wire(action))
+            elif isinstance(action, Subscribe):
+                self._subscribe(connection, action.keys)
+            else:
+                self._unsubscribe(connection, action.keys)
+        connection.flush()
+
+    def _subscribe(self, connection: Connection, keys: Sequence[str]) -> None:
+        venue = self._venues[connection.exchange]
+        connection.outbox += venue.catch_up(keys, self._sent, connection.session.combined)
+        for key in keys:
+            venue.listeners.setdefault(key, []).append(connection)
+            self._subscribed += key in venue.feed.keys
+        self._subscriptions_changed()
+
+    def _unsubscribe(self, connection: Connection, keys: Sequence[str] | set[str]) -> None:
+        venue = self._venues[connection.exchange]
+        for key in keys:
+            venue.listeners[key].remove(connection)
+            self._subscribed -= key in venue.feed.keys
+        self._subscriptions_changed()
+
+    def _subscriptions_changed(self) -> None:
+        self._changed.set()
+        if self._clock is not None and not self._may_flow():
+            self._clock.pause()
+
+    # -- the market's time
+
+    def _may_flow(self) -> bool:
+        if self._started and not self._hold:
+            return True
+        return self._subscribed >= self._needed and self._wall() >= self._not_before
+
+    async def _run(self) -> None:
+        while any(venue.next_time() is not None for venue in self._venues.values()):
+            if not self._may_flow():
+                await self._wait_for_change()
+                continue
+            self._started = True
+            self._send_due()
+            for connection in list(self._connections):
+                await connection.drain()
+            await asyncio.sleep(self._pause())
+        self.finished.set()
+
+    def _send_due(self) -> None:
+        due = self._due()
+        for venue in self._venues.values():
+            venue.send(due)
+        self._sent = max(self._sent, due)
+        for connection in self._connections:
+            connection.flush()
+
+    def _due(self) -> int:
+        """Up to where on the feeds' clock events are to be sent now."""
+        if self._clock is not None:
+            self._clock.resume()
+            return self._origin + self._clock.now()
+        ahead = (venue.time_ahead(_STEP_EVENTS) for venue in self._venues.values())
+        return min(time for time in ahead if time is not None)
+
+    def _pause(self) -> float:
+        """Seconds until there is something to send."""
+        if self._clock is None:
+            return 0.0
+        times = [t for venue in self._venues.values() if (t := venue.next_time()) is not None]
+        if not times:
+            return 0.0
+        wait = (min(times) - self._origin - self._clock.now()) / self._speed / 1e9
+        return min(max(wait, 0.0005), _LONGEST_SLEEP)
+
+    async def _wait_for_change(self) -> None:
+        """Until subscriptions change or the wall clock may have reached the start."""
+        self._changed.clear()
+        early = (self._not_before - self._wall()) / 1e9
+        timeout = min(max(early, 0.001), _HOUSEKEEPING) if early > 0 else None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout)
+
+    async def _keep_house(self) -> None:
+        """Pings, and the end of connections on which nothing was sent for too long."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING)
+            now = time.monotonic()
+            for connection in list(self._connections):
+                session = connection.session
+                if session.ping_seconds and now - connection.pinged_at > session.ping_seconds:
+                    connection.ping()
+                if session.idle_seconds and now - connection.sent_at > session.idle_seconds:
+                    connection.close(INACTIVE, f"No data for {session.idle_seconds:.0f}s.")
+
+
+class _Venue:
+    """One feed being sent: where it is, who listens, and what a newcomer gets first."""
+
+    def __init__(self, feed: Feed, resend: int) -> None:
+        self.feed = feed
+        self.listeners: dict[str, list[Connection]] = {}
+        self.events = 0
+        self._resend = resend
+        self._recent: deque[Event] = deque()
+        self._fills: dict[str, deque[bytes]] = {}
+        self._chunk: list[Event] = []
+        self._at = 0
+        for event in feed.history:
+            self._remember_fills(event)
+
+    def next_time(self) -> int | None:
+        """When the next event is due, None after the last one."""
+        while self._at >= len(self._chunk):
+            chunk = next(self.feed.chunks, None)
+            if chunk is None:
+                return None
+            self._chunk, self._at = chunk, 0
+        return self._chunk[self._at][0]
+
+    def time_ahead(self, events: int) -> int | None:
+        """A time by which at most about `events` more are due, None after the last one."""
+        if self.next_time() is None:
+            return None
+        return self._chunk[min(self._at + events, len(self._chunk)) - 1][0]
+
+    def send(self, due: int) -> None:
+        """Put the events up to `due` into their listeners' outboxes."""
+        while (time_ns := self.next_time()) is not None and time_ns <= due:
+            event = self._chunk[self._at]
+            self._at += 1
+            self.events += 1
+            if listeners := self.listeners.get(event[1]):
+                self._deliver(event, listeners)
+            if self.feed.exchange == HYPERLIQUID:
+                self._remember_fills(event)
+            if self._resend:
+                self._recent.append(event)
+        while self._recent and self._recent[0][0] < due - self._resend:
+            self._recent.popleft()
+
+    def _deliver(self, event: Event, listeners: list[Connection]) -> None:
+        data = wire(event[2])
+        for connection in listeners:
+            combined = connection.session.combined
+            connection.outbox.append(data if combined else wire(_unwrapped(event)))
+
+    def catch_up(self, keys: Sequence[str], sent: int, combined: bool) -> list[bytes]:
+        """What new subscriptions get first: the backlog of fills, then the last events again."""
+        wanted = set(keys)
+        first = [self._backlog(key) for key in keys if self._fills.get(key)]
+        again = [
+            event[2] if combined else _unwrapped(event)
+            for event in self._recent
+            if event[1] in wanted and event[0] >= sent - self._resend
+        ]
+        return [wire(frame) for frame in (*first, *again)]
+
+    def _remember_fills(self, event: Event) -> None:
+        if event[1].startswith("trades:"):
+            self._fills.setdefault(event[1], deque(maxlen=_BACKLOG_FILLS)).append(event[2])
+
+    def _backlog(self, key: str) -> bytes:
+        fills = [fill for frame in self._fills[key] for fill in orjson.loads(frame)["data"]]
+        return orjson.dumps({"channel": "trades", "data": fills[-_BACKLOG_FILLS:]})
+
+
+def _unwrapped(event: Event) -> bytes:
+    """The data of a combined Binance frame, as a raw stream sends it."""
+    return event[2][len(event[1]) + len('{"stream":"","data":') : -1]

@@ -12,9 +12,9 @@ from pathlib import Path
 import orjson
 
 from ingest.recording import ReadReport, RecordingError, read_frames
-from ingest.simulator.frames import WRITERS
 from ingest.simulator.listings import BINANCE, HYPERLIQUID, OKX, Listing, listing_of_recording
 from ingest.simulator.market import Event, Market
+from ingest.simulator.venue_frames import WRITERS
 
 _CHUNK = 2_000
 

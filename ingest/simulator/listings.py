@@ -171,19 +171,20 @@ def hyperliquid_meta(listings: Iterable[Listing], dex: str = "") -> dict[str, An
     universe = [
         {"name": item.native, "szDecimals": item.size_decimals, "maxLeverage": 20}
         for item in listings
-        if _dex(item) == dex
+        if dex_of(item) == dex
     ]
     return {"universe": universe, "marginTables": [], "collateralToken": 0}
 
 
-def _dex(item: Listing) -> str:
-    return item.native.partition(":")[0] if ":" in item.native else ""
+def dex_of(item: Listing) -> str:
+    """The HIP-3 dex in a Hyperliquid name: xyz of xyz:TSLA, empty for the venue's own."""
+    return item.native.rpartition(":")[0]
 
 
 def hyperliquid_info(listings: Sequence[Listing], query: object) -> object | None:
     """The answer to a POST /info body, or None for one that isn't simulated."""
     kind = query.get("type") if isinstance(query, dict) else None
-    dexes = sorted({_dex(item) for item in listings} - {""})
+    dexes = sorted({dex_of(item) for item in listings} - {""})
     answers: dict[object, Callable[[], object]] = {
         "meta": lambda: hyperliquid_meta(listings, query.get("dex") or ""),  # type: ignore[attr-defined]
         "perpDexs": lambda: [None, *({"name": dex} for dex in dexes)],

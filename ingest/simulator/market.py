@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from ingest.simulator.flow import SECOND, Flow
-from ingest.simulator.frames import WRITERS, Pushed
+from ingest.simulator.frames import Pushed
 from ingest.simulator.listings import DEFAULT_NATIVES, HYPERLIQUID, listing
 from ingest.simulator.prices import Prices
+from ingest.simulator.venue_frames import WRITERS
 
 Event = tuple[int, str, bytes]
 """(push time in ns since the epoch, stream key, frame). A stream key is the venue's own name for

@@ -6,7 +6,7 @@ As with the real venues, a subscription that is accepted need not have data: Bin
 anything, also streams that belong on another route.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,6 +25,8 @@ class Subscribe:
 class Unsubscribe:
     keys: tuple[str, ...]
 
+
+BACKLOG_FILLS = 30
 
 Action = bytes | Subscribe | Unsubscribe
 
@@ -196,20 +198,29 @@ class HyperliquidSession(Session):
         ):
             return [self._error(f"Invalid subscription {_short(_json(wanted))}")]
         key = f"{wanted['type']}:{wanted['coin']}"
-        ack = {
-            "channel": "subscriptionResponse",
-            "data": {"method": method, "subscription": wanted},
-        }
+        ack = hyperliquid_ack(method, wanted)
         if method == "subscribe":
             if key in self.keys:
                 return [self._error(f"Already subscribed: {_short(_json(wanted))}")]
-            return [_json(ack), self._subscribe([key])]
+            return [ack, self._subscribe([key])]
         if key not in self.keys:
             return [self._error(f"Already unsubscribed: {_short(_json(wanted))}")]
-        return [_json(ack), self._unsubscribe([key])]
+        return [ack, self._unsubscribe([key])]
 
     def _error(self, text: str) -> bytes:
         return _json({"channel": "error", "data": text})
+
+
+def hyperliquid_ack(method: str, subscription: object) -> bytes:
+    """Hyperliquid's answer to a subscription it accepts."""
+    data = {"method": method, "subscription": subscription}
+    return _json({"channel": "subscriptionResponse", "data": data})
+
+
+def hyperliquid_backlog(frames: Sequence[bytes]) -> bytes:
+    """The trades frame that follows a subscription: the last 30 fills of the frames so far."""
+    fills = [fill for frame in frames for fill in orjson.loads(frame)["data"]]
+    return _json({"channel": "trades", "data": fills[-BACKLOG_FILLS:]})
 
 
 def open_session(

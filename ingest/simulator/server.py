@@ -24,12 +24,18 @@ from ingest.simulator.listings import (
     okx_instruments,
 )
 from ingest.simulator.market import Event
-from ingest.simulator.protocols import Session, Subscribe, Unsubscribe, open_session
+from ingest.simulator.protocols import (
+    BACKLOG_FILLS,
+    Session,
+    Subscribe,
+    Unsubscribe,
+    hyperliquid_backlog,
+    open_session,
+)
 
 _STEP_EVENTS = 1_000  # of a feed, sent between two looks at the clients, when time is free
 _LONGEST_SLEEP = 0.02
 _HOUSEKEEPING = 0.5
-_BACKLOG_FILLS = 30
 
 
 class Simulator:
@@ -334,7 +340,7 @@ class _Venue:
     def catch_up(self, keys: Sequence[str], sent: int, combined: bool) -> list[bytes]:
         """What new subscriptions get first: the backlog of fills, then the last events again."""
         wanted = set(keys)
-        first = [self._backlog(key) for key in keys if self._fills.get(key)]
+        first = [hyperliquid_backlog(f) for key in keys if (f := self._fills.get(key))]
         again = [
             event[2] if combined else _unwrapped(event)
             for event in self._recent
@@ -344,11 +350,7 @@ class _Venue:
 
     def _remember_fills(self, event: Event) -> None:
         if event[1].startswith("trades:"):
-            self._fills.setdefault(event[1], deque(maxlen=_BACKLOG_FILLS)).append(event[2])
-
-    def _backlog(self, key: str) -> bytes:
-        fills = [fill for frame in self._fills[key] for fill in orjson.loads(frame)["data"]]
-        return orjson.dumps({"channel": "trades", "data": fills[-_BACKLOG_FILLS:]})
+            self._fills.setdefault(event[1], deque(maxlen=BACKLOG_FILLS)).append(event[2])
 
 
 def _unwrapped(event: Event) -> bytes:

@@ -21,7 +21,8 @@ from ingest.clock import ArrivalClock
 from ingest.connection import Feed
 from ingest.instruments import Instrument
 from ingest.log import Log, NewRecord
-from ingest.recorder import Recorder, RecordingError, RecordingHeader
+from ingest.recorder import Recorder
+from ingest.recording import RecordingError, RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.session import Session
 from ingest.venues import Frame, venue

@@ -26,15 +26,15 @@ MEMBER = b"\x1f\x8b\x08\x10\0\0\0\0\0\xff" + b"perpflow recording\0"
 """The gzip header (with a comment) that starts each of our members. Nothing else in a file looks
 like it, so the reader finds the members behind a torn one."""
 
-_GZIP = b"\x1f\x8b"
+_GZIP = b"\x1f"  # one byte: a member may be torn after its first; text never starts with it
 _HEADER_MARK = b'{"perpflow":"recording"'
 _READ_BYTES = 1 << 18
 _SCALES = {19: 1, 16: 1_000, 13: 1_000_000}
 """ns, µs and ms since the epoch by number of digits: unambiguous from 2001-09-09 to 2286."""
 _LAST_NS = 4_102_444_800_000_000_000  # 2100
 _HOPELESS_LINES = 10  # bad ones before the first good one: this is no recording
-_PROBLEMS_KEPT = 100
-_PROBLEMS_LOGGED = 10
+_BAD_LINES_KEPT = 100
+_BAD_LINES_LOGGED = 10
 
 
 class RecordingError(UserError):
@@ -80,7 +80,8 @@ class RecordingHeader:
 class ReadReport:
     """What a reading found beside frames: headers with their line, bad lines, damage.
 
-    `problems` holds the first 100 messages, each with file and line; the first 10 are logged.
+    `problems` are messages with file and line: all damage, the first 100 bad lines. Damage and the
+    first 10 bad lines are logged too.
     """
 
     lines: int = 0
@@ -89,10 +90,17 @@ class ReadReport:
     problems: list[str] = field(default_factory=list)
 
     def add(self, problem: str) -> None:
-        if len(self.problems) < _PROBLEMS_KEPT:
+        """Damage of the file, or its half line: told always."""
+        self.problems.append(problem)
+        _log.warning(problem)
+
+    def add_bad_line(self, problem: str) -> None:
+        """A line that is skipped: the first ones are told, all are counted."""
+        self.bad_lines += 1
+        if self.bad_lines <= _BAD_LINES_KEPT:
             self.problems.append(problem)
-            if len(self.problems) <= _PROBLEMS_LOGGED:
-                _log.warning(problem)
+        if self.bad_lines <= _BAD_LINES_LOGGED:
+            _log.warning(problem)
 
 
 def read_frames(
@@ -165,16 +173,14 @@ def _read(file: BinaryIO, name: str, report: ReadReport) -> Iterator[tuple[int, 
 
 
 def _bad_line(line: bytes, name: str, report: ReadReport) -> None:
-    report.bad_lines += 1
-    report.add(f"{name}:{report.lines}: not `<local ns> <frame>`, skipped: {line[:80]!r}")
+    report.add_bad_line(f"{name}:{report.lines}: not `<local ns> <frame>`, skipped: {line[:80]!r}")
 
 
 def _header_line(payload: bytes, name: str, report: ReadReport) -> None:
     try:
         report.headers.append((report.lines, RecordingHeader.decode(payload)))
     except ValueError as error:
-        report.bad_lines += 1
-        report.add(f"{name}:{report.lines}: {error}, skipped: {payload[:80]!r}")
+        report.add_bad_line(f"{name}:{report.lines}: {error}, skipped: {payload[:80]!r}")
 
 
 def _lines(file: BinaryIO, name: str, report: ReadReport) -> Iterator[bytes]:

@@ -158,6 +158,7 @@ def replay(
         processes=processes or os.cpu_count() or 1,
         force=force,
         toxicity_reset=settings.aggregate.toxicity_reset,
+        s3_endpoint=settings.publish.s3_endpoint,
     )
     with watched_progress() as progress:
         summary = run_replay(options, progress)

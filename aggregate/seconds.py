@@ -16,12 +16,10 @@ from aggregate.datasets.base import Dataset
 from aggregate.groups import Array, Groups, Rows
 from aggregate.intervals import EXCHANGE, NS
 from aggregate.seen import HighWater, Mask, RecentKeys, RisingIds, mix
-from ingest.ticks import I64, LIVE, Quotes, Trades
+from ingest.ticks import FUTURE_NS, I64, LIVE, Quotes, Trades
 
 Ticks = Trades | Quotes
 
-FUTURE_NS = 60 * NS
-"""An exchange stamp this far ahead of the arrival stamp puts a tick in no exchange bar."""
 UNORDERED_IDS = frozenset({"hyperliquid-perps"})
 """Venues whose trade ids say nothing about order: Hyperliquid's tid is a hash."""
 

@@ -35,6 +35,8 @@ F64 = npt.NDArray[np.float64]
 LIVE, BACKLOG, HEALED = 0, 1, 2
 ORIGINS = ("live", "backlog", "healed")
 BUY, SELL = 1, -1
+FUTURE_NS = 60_000_000_000
+"""An exchange stamp this far ahead of the arrival stamp puts a tick in no exchange bar."""
 
 _NS = pa.timestamp("ns", tz="UTC")
 _SYMBOL = pa.dictionary(pa.int32(), pa.utf8())

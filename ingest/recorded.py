@@ -1,0 +1,185 @@
+"""Recorded frames to ticks, over as many processes as wanted; the order of ticks is the files'.
+
+Frames are parsed in chunks, each without knowing the ones before; what depends on those (which
+Hyperliquid trades are a subscription's backlog) is settled in the order of the chunks.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from ingest.batches import Universe, quotes_batch, trades_batch
+from ingest.instruments import Instrument, instrument_by_name
+from ingest.recorder import ReadReport, RecordingError, read_chunks, read_header
+from ingest.ticks import BACKLOG, FUTURE_NS, LIVE, Quotes, Trades
+from ingest.venues import Frame, ParseReport, ParserState, Row, venue
+
+CHUNK_FRAMES = 20_000
+_ROWS_PER_CHUNK = 1 << 32
+
+
+@dataclass(slots=True)
+class Parsed:
+    """A chunk's ticks, and what became of its other frames."""
+
+    trades: Trades
+    quotes: Quotes
+    report: ParseReport
+    state: ParserState
+    instruments: tuple[Instrument, ...]
+
+
+@dataclass(slots=True)
+class RecordedFile:
+    """What one file covered: its arrival stamps (ns), its symbols, what was wrong with it."""
+
+    path: Path
+    local_from: int
+    local_to: int = 0
+    exchange_from: int | None = None
+    exchange_to: int = 0
+    symbols: set[str] = field(default_factory=set)
+    reading: ReadReport = field(default_factory=ReadReport)
+    parsing: ParseReport = field(default_factory=ParseReport)
+
+
+def parse_chunk(
+    exchange: str, known: Sequence[Instrument], frames: Sequence[Frame], first_row: int
+) -> Parsed:
+    """Ticks of the frames; symbols not in `known` are resolved by name where the name is enough."""
+    instruments = {instrument.native: instrument for instrument in known}
+    while True:
+        trade_rows: list[Row] = []
+        quote_rows: list[Row] = []
+        universe = Universe(list(instruments.values()))
+        report, state = ParseReport(), ParserState()
+        routes = universe.routes([trade_rows], [quote_rows])
+        venue(exchange).parse(frames, routes, first_row, report, state)
+        named = [instrument_by_name(exchange, native) for native in report.unknown]
+        found = {i.native: i for i in named if i is not None and i.native not in instruments}
+        if not found:
+            trades = trades_batch(universe, trade_rows)
+            quotes = quotes_batch(universe, quote_rows)
+            return Parsed(trades, quotes, report, state, universe.instruments)
+        instruments |= found
+
+
+def files_in_order(paths: Sequence[Path], exchange: str) -> list[RecordedFile]:
+    """The files by first stamp. Raises `RecordingError` for one that is another venue's or none."""
+    out = []
+    for path in paths:
+        header = read_header(path)
+        if header is not None and header.exchange != exchange:
+            raise RecordingError(f"{path} was recorded from {header.exchange}, not {exchange}")
+        frames = next(read_chunks(path, size=1), None)
+        if frames is None:
+            raise RecordingError(f"{path} holds no frames")
+        start = frames[0][0] if header is None else header.local_from
+        out.append(RecordedFile(path, start))
+    return sorted(out, key=lambda file: file.local_from)
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Frames of a file, the instruments known there, and the share of its bytes read so far."""
+
+    file: RecordedFile
+    known: tuple[Instrument, ...]
+    frames: list[Frame]
+    share: float
+
+
+def recorded_ticks(
+    files: Sequence[RecordedFile],
+    exchange: str,
+    instruments: Sequence[Instrument],
+    *,
+    processes: int = 1,
+    chunk_frames: int = CHUNK_FRAMES,
+    progress: Callable[[RecordedFile, float], None] = lambda file, share: None,
+) -> Iterator[tuple[Trades, Quotes]]:
+    """Batches in the order of the files; fills in each file's coverage and reports.
+
+    `progress` is called after each batch with the file and the share of its bytes read.
+    """
+    state = ParserState()
+    chunks = _chunks(files, instruments, chunk_frames)
+    for chunk, parsed in _parsed(chunks, exchange, processes):
+        _settle(state, parsed)
+        _account(chunk.file, parsed, chunk.frames)
+        progress(chunk.file, chunk.share)
+        yield parsed.trades, parsed.quotes
+
+
+def _parsed(
+    chunks: Iterator[_Chunk], exchange: str, processes: int
+) -> Iterator[tuple[_Chunk, Parsed]]:
+    """The chunks in order with what was parsed, a bounded number of them under way."""
+    jobs = (
+        (chunk, (exchange, chunk.known, chunk.frames, row * _ROWS_PER_CHUNK))
+        for row, chunk in enumerate(chunks)
+    )
+    if processes == 1:
+        for chunk, job in jobs:
+            yield chunk, parse_chunk(*job)
+        return
+    waiting: deque[tuple[_Chunk, Future[Parsed]]] = deque()
+    # Forking a process that has threads (Arrow's) can deadlock the child.
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        for chunk, job in jobs:
+            waiting.append((chunk, pool.submit(parse_chunk, *job)))
+            if len(waiting) > 2 * processes:
+                chunk, result = waiting.popleft()
+                yield chunk, result.result()
+        for chunk, result in waiting:
+            yield chunk, result.result()
+
+
+def _chunks(
+    files: Sequence[RecordedFile], instruments: Sequence[Instrument], chunk_frames: int
+) -> Iterator[_Chunk]:
+    given = {instrument.native: instrument for instrument in instruments}
+    for file in files:
+        size = file.path.stat().st_size
+        seen = 0
+        with file.path.open("rb") as raw:
+            for frames in read_chunks(raw, file.reading, chunk_frames):
+                for _, header in file.reading.headers[seen:]:
+                    # What the user gives wins over what the recorder knew.
+                    given = {i.native: i for i in header.instruments} | given
+                    file.symbols |= {i.symbol for i in header.instruments}
+                seen = len(file.reading.headers)
+                yield _Chunk(file, tuple(given.values()), frames, raw.tell() / size)
+
+
+def _settle(state: ParserState, parsed: Parsed) -> None:
+    """Backlog that a chunk could only guess: mark what was live after all."""
+    trades = parsed.trades
+    symbols = {i.native: i.symbol for i in parsed.instruments}
+    for native, first, end in state.settle(parsed.state):
+        code = list(trades.symbols).index(symbols[native])
+        rows = (trades.code == code) & (trades.row >= first) & (trades.row < end)
+        trades.origin[rows & (trades.origin == BACKLOG)] = LIVE
+
+
+def _account(file: RecordedFile, parsed: Parsed, frames: list[Frame]) -> None:
+    """Extend the file's coverage by a chunk's."""
+    file.parsing.merge(parsed.report)
+    file.local_to = max(file.local_to, frames[-1][0])
+    for ticks in (parsed.trades, parsed.quotes):
+        file.symbols |= {ticks.symbols[code] for code in np.unique(ticks.code).tolist()}
+    first, last = [], []
+    for ticks in (parsed.trades, parsed.quotes):
+        live = (ticks.origin == LIVE) & (ticks.local_ts >= file.local_from)
+        live &= ticks.exchange_ts <= ticks.local_ts + FUTURE_NS
+        if live.any():
+            first.append((int(ticks.local_ts[live][0]), int(ticks.exchange_ts[live][0])))
+            last.append(int(ticks.exchange_ts[live].max()))
+    if first and file.exchange_from is None:
+        file.exchange_from = max(file.local_from, min(first)[1])
+    file.exchange_to = max([file.exchange_to, *last])

@@ -26,6 +26,7 @@ _CHILDREN = 0.55
 _GENERATIONS = 5
 _CHILD_DELAY = 0.12 * SECOND
 _FILLS_STOP = 0.55
+_REACTION = 3_000_000  # from an order to the quote it moves
 _BLOCK_TIME = 70_000_000  # Hyperliquid's blocks: everything in one carries one stamp
 
 
@@ -113,7 +114,8 @@ class Flow:
     def _quotes(self, activity: F64, path: F64, start: int, orders: I64) -> Quotes:
         rng, item = self._rng, self.listing
         own, _ = self._arrivals(activity * (self._rate * _QUOTES_PER_SECOND), start)
-        after = orders[rng.random(len(orders)) < 0.8] + 400_000
+        moved = orders[rng.random(len(orders)) < 0.8]
+        after = np.minimum(moved + _REACTION, self._now - 1)
         time = np.sort(np.concatenate((own, after, [start] if self._last is None else [])))
         time = time.astype(np.int64)
         if item.exchange == HYPERLIQUID:

@@ -7,6 +7,7 @@ A quote's amounts likewise; a side without a price above 0 is empty (NaN).
 """
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,7 +47,7 @@ class Universe:
         if len(exchanges) > 1:
             raise ValueError(f"a universe is of one exchange, not of {sorted(exchanges)}")
         for what, names in (("native", [i.native for i in instruments]), ("symbol", self.symbols)):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, n in Counter(names).items() if n > 1)
             if twice:
                 raise ValueError(f"instruments with the same {what}: {', '.join(twice)}")
 

@@ -159,7 +159,7 @@ def _size(exchange: str, entry: dict[str, Any], key: str) -> float:
 def _binance_list(payload: dict[str, Any]) -> list[Instrument]:
     instruments = []
     for entry in _entries(BINANCE, payload, "symbols"):
-        if entry.get("contractType") not in _PERPETUAL:
+        if str(entry.get("contractType")) not in _PERPETUAL:
             continue
         native = _text(BINANCE, entry, "symbol")
         base, quote, margin = (
@@ -191,20 +191,21 @@ def _okx_list(payload: dict[str, Any]) -> list[Instrument]:
 
 
 def _hyperliquid_list(payload: dict[str, Any]) -> list[Instrument]:
-    dex = payload.get("dex") or ""
+    dex = str(payload.get("dex") or "")
     meta = payload.get("meta", payload)
     if not isinstance(meta, dict):
         raise ValueError(f"{HYPERLIQUID}: 'meta' is not an object: {meta!r:.100}")
     token = meta.get("collateralToken", 0)
-    if token not in _COLLATERAL:
+    if not isinstance(token, int) or token not in _COLLATERAL:
         known = ", ".join(f"{n} {name}" for n, name in _COLLATERAL.items())
         raise ValueError(f"{HYPERLIQUID}: collateral token {token!r} of dex {dex!r}: known {known}")
+    collateral = _COLLATERAL[token]
     instruments = []
     for entry in _entries(HYPERLIQUID, meta, "universe"):
         name = _text(HYPERLIQUID, entry, "name")
         if dex and not name.startswith(f"{dex}:"):
             raise ValueError(f"{HYPERLIQUID}: {name!r} is not of dex {dex!r}")
-        symbol = atlas_id(name, _COLLATERAL[token], _COLLATERAL[token])
+        symbol = atlas_id(name, collateral, collateral)
         instruments.append(Instrument(HYPERLIQUID, name, symbol))
     return instruments
 

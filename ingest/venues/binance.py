@@ -28,6 +28,7 @@ from ingest.venues.common import (
     ParseReport,
     ParserState,
     Route,
+    Row,
     Venue,
     reason_of,
     trade_channel,
@@ -53,90 +54,27 @@ def parse(
     Never raises for what a frame holds: see `ParseReport`. `state` is not used: Binance replays
     nothing on subscribe.
     """
-    loads = orjson.loads
-    get = routes.get
     start = row
     quotes = 0
     for frame in frames:
-        local_ns, payload = frame
         channel = None
         try:
-            data = loads(payload)
+            data = orjson.loads(frame[1])
             data = data.get("data", data)
             channel = data.get("e")
-            if channel == "bookTicker":
-                native = data["s"]
-                ms, sequence = data["E"], data["u"]
-                bid, bid_size, ask, ask_size = data["b"], data["B"], data["a"], data["A"]
-                # One test: all are texts (else TypeError), and none is a Python-only "1_0".
-                if "_" in bid + bid_size + ask + ask_size:
-                    raise ValueError
-                bid, bid_size, ask, ask_size = (
-                    float(bid),
-                    float(bid_size),
-                    float(ask),
-                    float(ask_size),
-                )
-                # `|` takes nothing but integers; times 0 is 0 for finite numbers only.
-                if (
-                    not (FIRST_MS < ms < LAST_MS and 0 <= (ms | sequence) <= MAX_ID)
-                    or (bid + bid_size + ask + ask_size) * 0.0 != 0.0
-                ):
-                    raise ValueError
-                route = get(native)
-                if route is None:
-                    unroutable(native, channel, report, frame)
-                    continue
-                route.quote(
-                    (route.code, ms, local_ns, sequence, bid, bid_size, ask, ask_size, LIVE, row)
-                )
-                row += 1
-                quotes += 1
-            elif channel == "trade" or channel == "aggTrade":
-                native = data["s"]
-                ms = data["T"]
-                price, size = data["p"], data["q"]
-                if "_" in price + size:
-                    raise ValueError
-                price, size = float(price), float(size)
-                if channel == "trade":
-                    trade_id = data["t"]
-                    count = 1
-                else:
-                    trade_id = data["l"]
-                    count = trade_id - data["f"] + 1
-                maker_buys = data["m"]
-                if (
-                    not (FIRST_MS < ms < LAST_MS and 0 <= (ms | trade_id | count) <= MAX_ID)
-                    or not 0 < count <= MAX_COUNT
-                    or (price + size) * 0.0 != 0.0
-                    or (maker_buys is not True and maker_buys is not False)
-                ):
-                    raise ValueError
-                side = SELL if maker_buys else BUY
-                off_book = 0 if data.get("X", "MARKET") == "MARKET" else 1
-                route = get(native)
-                if route is None:
-                    unroutable(native, channel, report, frame)
-                    continue
-                route.trade(
-                    (
-                        route.code,
-                        ms,
-                        local_ns,
-                        trade_id,
-                        count,
-                        side,
-                        price,
-                        size,
-                        LIVE,
-                        off_book,
-                        row,
-                    )
-                )
-                row += 1
-            else:
+            if channel not in _CHANNELS:
                 _other(data, report, frame)
+                continue
+            route = routes.get(data["s"])
+            if route is None:
+                unroutable(data["s"], channel, report, frame)
+                continue
+            if channel == "bookTicker":
+                route.quote(_quote_row(data, route.code, frame[0], row))
+                quotes += 1
+            else:
+                route.trade(_trade_row(data, route.code, frame[0], row))
+            row += 1
         except orjson.JSONDecodeError:
             report.add_malformed("not JSON", *frame)
         except BAD_FRAME as error:
@@ -147,6 +85,45 @@ def parse(
     report.quotes += quotes
     report.trades += row - start - quotes
     return row
+
+
+def _quote_row(book: dict[str, Any], code: int, local_ns: int, row: int) -> Row:
+    ms, sequence = book["E"], book["u"]
+    bid, bid_size, ask, ask_size = book["b"], book["B"], book["a"], book["A"]
+    # One test: all are texts (else TypeError), and none is a Python-only "1_0".
+    if "_" in bid + bid_size + ask + ask_size:
+        raise ValueError
+    bid, ask = float(bid), float(ask)
+    bid_size, ask_size = float(bid_size), float(ask_size)
+    # `|` takes nothing but integers; times 0 is 0 for finite numbers only.
+    if (
+        not (FIRST_MS < ms < LAST_MS and 0 <= (ms | sequence) <= MAX_ID)
+        or (bid + bid_size + ask + ask_size) * 0.0 != 0.0
+    ):
+        raise ValueError
+    return code, ms, local_ns, sequence, bid, bid_size, ask, ask_size, LIVE, row
+
+
+def _trade_row(trade: dict[str, Any], code: int, local_ns: int, row: int) -> Row:
+    ms, price, size = trade["T"], trade["p"], trade["q"]
+    if "_" in price + size:
+        raise ValueError
+    price, size = float(price), float(size)
+    if trade["e"] == "trade":
+        trade_id, count = trade["t"], 1
+    else:
+        trade_id = trade["l"]
+        count = trade_id - trade["f"] + 1
+    if (
+        not (FIRST_MS < ms < LAST_MS and 0 <= (ms | trade_id | count) <= MAX_ID)
+        or not 0 < count <= MAX_COUNT
+        or (price + size) * 0.0 != 0.0
+        or not isinstance(trade["m"], bool)
+    ):
+        raise ValueError
+    side = SELL if trade["m"] else BUY
+    off_book = 0 if trade.get("X", "MARKET") == "MARKET" else 1
+    return code, ms, local_ns, trade_id, count, side, price, size, LIVE, off_book, row
 
 
 def _other(data: dict[str, Any], report: ParseReport, frame: Frame) -> None:

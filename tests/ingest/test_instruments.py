@@ -1,7 +1,10 @@
+import contextlib
 import zlib
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ingest.instruments import (
     BINANCE,
@@ -206,3 +209,25 @@ def test_recorded_okx_instruments() -> None:
     ]
     with pytest.raises(ValueError, match=r"51001.*doesn't exist"):
         instruments_from(OKX, orjson.loads(recorded("okx/swap_unknown.json").read_bytes()))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(exchange=st.sampled_from([BINANCE, OKX, HYPERLIQUID]), field=st.integers(0, 7), value=JSON)
+def test_any_list_is_read_or_refused(exchange: str, field: int, value: object) -> None:
+    entry: dict[str, object] = {
+        **binance_symbol("BTCUSDT", "BTC", "USDT", "USDT", "PERPETUAL"),
+        **okx_swap("BTC-USDT-SWAP", "USDT", "0.01"),
+        "name": "BTC",
+    }
+    entry[list(entry)[field]] = value
+    top = {"symbols": [entry], "code": "0", "data": [entry], "universe": [entry]}
+    for payload in (top, {**top, "collateralToken": value}, {**top, "dex": value}, value):
+        with contextlib.suppress(ValueError):
+            instruments_from(exchange, payload)

@@ -116,6 +116,8 @@ def test_the_spot_book_ticker_has_no_exchange_time() -> None:
         (b"[1,2]", "not a Binance frame"),
         (b'"text"', "not a Binance frame"),
         (b'{"data":null}', "not a Binance frame"),
+        (b'{"e":["trade"]}', "not a Binance frame"),
+        (b'{"e":"other","error":5}', "not a Binance frame"),  # reasons are bounded
         (changed(TRADE, p=...), "trade without p"),
         (changed(TRADE, s=...), "trade without s"),
         (changed(TRADE, p="nan"), "trade with a bad value"),

@@ -5,7 +5,7 @@ values of OKX are the real ones (BTC-USDT-SWAP 0.01 BTC, ETH-USDT-SWAP 0.1 ETH, 
 100 USD inverse).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -183,14 +183,18 @@ def dex_of(item: Listing) -> str:
 
 def hyperliquid_info(listings: Sequence[Listing], query: object) -> object | None:
     """The answer to a POST /info body, or None for one that isn't simulated."""
-    kind = query.get("type") if isinstance(query, dict) else None
+    if not isinstance(query, dict):
+        return None
     dexes = sorted({dex_of(item) for item in listings} - {""})
-    answers: dict[object, Callable[[], object]] = {
-        "meta": lambda: hyperliquid_meta(listings, query.get("dex") or ""),  # type: ignore[attr-defined]
-        "perpDexs": lambda: [None, *({"name": dex} for dex in dexes)],
-        "allPerpMetas": lambda: [hyperliquid_meta(listings, dex) for dex in ("", *dexes)],
-    }
-    return answers[kind]() if kind in answers else None
+    match query.get("type"):
+        case "meta":
+            return hyperliquid_meta(listings, query.get("dex") or "")
+        case "perpDexs":
+            return [None, *({"name": dex} for dex in dexes)]
+        case "allPerpMetas":
+            return [hyperliquid_meta(listings, dex) for dex in ("", *dexes)]
+        case _:
+            return None
 
 
 def _number(value: float) -> str:

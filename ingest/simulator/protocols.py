@@ -151,8 +151,7 @@ class OkxSession(Session):
         return [action for arg in args for action in self._argument(number, op, arg)]
 
     def _argument(self, number: object, op: str, arg: object) -> list[Action]:
-        channel = arg.get("channel") if isinstance(arg, dict) else None
-        native = arg.get("instId") if isinstance(arg, dict) else None
+        channel, native = _text(arg, "channel"), _text(arg, "instId")
         if channel not in self._channels or native not in self.natives:
             text = (
                 f"Wrong URL or channel:{channel},instId:{native} doesn't exist. Please use the "
@@ -190,14 +189,11 @@ class HyperliquidSession(Session):
         if method == "ping":
             return [b'{"channel":"pong"}']
         wanted = request.get("subscription")
-        named = isinstance(wanted, dict) and wanted.get("coin") in self.natives
-        if (
-            method not in ("subscribe", "unsubscribe")
-            or not named
-            or wanted.get("type") not in self._TYPES
-        ):
+        channel, native = _text(wanted, "type"), _text(wanted, "coin")
+        named = channel in self._TYPES and native in self.natives
+        if method not in ("subscribe", "unsubscribe") or not named:
             return [self._error(f"Invalid subscription {_short(_json(wanted))}")]
-        key = f"{wanted['type']}:{wanted['coin']}"
+        key = f"{channel}:{native}"
         ack = hyperliquid_ack(method, wanted)
         if method == "subscribe":
             if key in self.keys:
@@ -244,6 +240,12 @@ def open_session(
     if path == ["ws"] and HYPERLIQUID in natives:
         return HYPERLIQUID, HyperliquidSession(natives[HYPERLIQUID])
     return None
+
+
+def _text(value: object, name: str) -> str | None:
+    """A member of a JSON object, if it is one and the member a string."""
+    member = value.get(name) if isinstance(value, dict) else None
+    return member if isinstance(member, str) else None
 
 
 def _json(value: object) -> bytes:

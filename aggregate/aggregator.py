@@ -6,7 +6,7 @@ partition (DESIGN decision 6), so kill -9 anywhere loses nothing and repeats not
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 import structlog
 
@@ -14,7 +14,7 @@ from aggregate import metrics
 from aggregate.partition import PartitionAggregator
 from aggregate.shard import Rules
 from ingest import records
-from ingest.log import Fenced, Log, Ownership
+from ingest.log import Fenced, Log, NewRecord, Ownership, TopicPartition
 
 log_ = structlog.get_logger(__name__)
 
@@ -22,6 +22,8 @@ GROUP = "aggregator"
 COMMIT_EVERY_S = 1.0
 """A partition without new bars commits its offsets at least this often while it reads."""
 WAIT_S = 0.2
+DRAIN_S = 5.0
+"""At a stop, how long it reads on to take what the collectors wrote last."""
 
 
 class Aggregator:
@@ -56,25 +58,35 @@ class Aggregator:
             state = PartitionAggregator(owner, self._rules, self._eviction_ns)
             self._owned[partition] = (owner, state)
         while self._owned and not self._stopping.is_set():
-            positions = {
-                (topic, partition): offset
-                for partition, (_, state) in self._owned.items()
-                for topic, offset in state.positions.items()
-            }
-            if await self._log.wait(positions, WAIT_S):
+            if await self._log.wait(self._positions(), WAIT_S):
                 await self.step()
+        deadline = time.monotonic() + DRAIN_S
+        while time.monotonic() < deadline and await self._log.wait(self._positions(), 0.0):
+            await self.step()
+        for partition in list(self._owned):
+            await self._guarded(partition, self._commit(partition, []))
+
+    def _positions(self) -> dict[TopicPartition, int]:
+        return {
+            (topic, partition): offset
+            for partition, (_, state) in self._owned.items()
+            for topic, offset in state.positions.items()
+        }
 
     async def step(self) -> None:
         """Read what is there in every owned partition once, and commit what came of it."""
         for partition in list(self._owned):
-            try:
-                await self._step(partition)
-            except Fenced:
-                log_.warning("partition taken by another aggregator", partition=partition)
-                del self._owned[partition]
+            await self._guarded(partition, self._step(partition))
+
+    async def _guarded(self, partition: int, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Fenced:
+            log_.warning("partition taken by another aggregator", partition=partition)
+            del self._owned[partition]
 
     async def _step(self, partition: int) -> None:
-        owner, state = self._owned[partition]
+        _, state = self._owned[partition]
         read = 0
         for topic in records.TICK_TOPICS:
             for record in await self._log.read(topic, partition, state.positions[topic]):
@@ -85,11 +97,14 @@ class Aggregator:
         started = time.perf_counter()
         out = state.advance()
         metrics.sealed(time.perf_counter() - started, len(out))
-        now = time.monotonic()
-        if out or now - self._committed.get(partition, 0.0) > COMMIT_EVERY_S:
-            await self._log.commit(owner, out, state.changes(), state.offsets())
-            self._committed[partition] = now
+        if out or time.monotonic() - self._committed.get(partition, 0.0) > COMMIT_EVERY_S:
+            await self._commit(partition, out)
         self._report(partition, state)
+
+    async def _commit(self, partition: int, out: Sequence[NewRecord]) -> None:
+        owner, state = self._owned[partition]
+        await self._log.commit(owner, out, state.changes(), state.offsets())
+        self._committed[partition] = time.monotonic()
 
     def _report(self, partition: int, state: PartitionAggregator) -> None:
         metrics.dropped(state.dropped)

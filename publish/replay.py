@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from time import perf_counter
 
@@ -18,11 +17,11 @@ from aggregate.shard import END, Rules, ShardAggregator
 from ingest.errors import UserError
 from ingest.instruments import Instrument, instruments_from
 from ingest.recorded import RecordedFile, files_in_order, recorded_ticks
-from publish.partitions import Series, read_month, write_month
+from publish.partitions import Series, month_days, write_month
 from publish.progress import Progress, quiet
 from publish.store import Store
 
-Month = tuple[Series, pa.Table, list[date]]
+Month = tuple[Series, pa.Table, list[str]]
 """A calendar month of a series: its rows by time, and the UTC days they lie in."""
 
 _SHOWN = 5
@@ -216,15 +215,15 @@ def _months(bars: Iterable[BarBatch], exchange: str) -> Iterator[Month]:
         for rows in np.split(order, edges):
             part = table.take(rows).drop_columns("symbol")
             symbol = code.dictionary[code.indices[int(rows[0])].as_py()].as_py()
-            days = np.unique(time[rows].astype("datetime64[D]")).tolist()
+            days = np.unique(time[rows].astype("datetime64[D]")).astype(str).tolist()
             yield Series(dataset, exchange, symbol, interval, clock), part, days
 
 
 def _check_days(store: Store, months: Sequence[Month], force: bool, summary: ReplaySummary) -> None:
     """Refuse to replace days that are there, unless forced; say which days stay beside them."""
-    kept: set[date] = set()
+    kept: set[str] = set()
     for series, _, days in months:
-        there = read_month(store, series, days[0].year, days[0].month).days
+        there = set(month_days(store, series, days[0][:7]))
         both = sorted(there & set(days))
         if both and not force:
             more = f" and {len(both) - 1} more days" if len(both) > 1 else ""

@@ -1,0 +1,64 @@
+"""/metrics, /healthz and /readyz of a daemon."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from threading import Thread
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import make_wsgi_app
+
+from ingest.errors import UserError
+from publish.settings import MetricsSettings
+
+_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+
+
+class HealthError(UserError):
+    """The address for /metrics can't be used."""
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Scrapes are not news."""
+
+
+@contextlib.asynccontextmanager
+async def served(settings: MetricsSettings, ready: Callable[[], bool]) -> AsyncIterator[None]:
+    """Serve while in the block, if a port is set. Raises `HealthError` if it is taken."""
+    if settings.port is None:
+        yield
+        return
+    try:
+        server: WSGIServer = make_server(
+            settings.host, settings.port, _app(ready), handler_class=_Quiet
+        )
+    except OSError as error:
+        raise HealthError(
+            f"metrics.port: can't listen on {settings.host}:{settings.port}: {error.strerror}"
+        ) from error
+    thread = Thread(target=server.serve_forever, name="health", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _app(ready: Callable[[], bool]) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+    metrics = make_wsgi_app()
+
+    def app(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            page: Iterable[bytes] = metrics(environ, start)
+            return page
+        status, text = {
+            "/healthz": ("200 OK", b"alive\n"),
+            "/readyz": ("200 OK", b"ready\n") if ready() else ("503 Not Ready", b"not ready\n"),
+        }.get(path, ("404 Not Found", b"/metrics, /healthz, /readyz\n"))
+        start(status, _TEXT)
+        return [text]
+
+    return app

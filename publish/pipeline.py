@@ -1,0 +1,227 @@
+"""`perpflow run`: collectors, aggregator and publisher in one process on the embedded log.
+
+    loop of the main thread     collectors: sockets are read and stamped here
+    loop of the second thread   aggregator and publisher, so that their work delays no stamp
+
+Both halves meet on the log alone, as they would as separate processes.
+"""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+
+import structlog
+
+from aggregate.aggregator import Aggregator
+from aggregate.shard import Rules
+from ingest.clock import ArrivalClock
+from ingest.collector import Collector, CollectorSettings
+from ingest.errors import UserError
+from ingest.log import Log
+from ingest.log.sqlite import SqliteLog
+from ingest.records import BARS_TOPIC, TICK_TOPICS
+from ingest.universe import fetch_instruments
+from publish import health
+from publish.publisher import Publisher
+from publish.settings import Settings
+from publish.store import Store
+
+RETAIN_EVERY_S = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class PipelineError(UserError):
+    """A part of the pipeline ended that should not have; the message says which and why."""
+
+
+async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None:
+    """Run the pipeline until SIGTERM or SIGINT, or until `stopping` is set.
+
+    Raises `UserError`s: venues that can't be reached or don't list a symbol, a log or a store that
+    can't be used.
+    """
+    stopping = stopping or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+    store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
+    await asyncio.to_thread(store.check)
+    log = SqliteLog(settings.log.path)
+    try:
+        partitions = settings.log.partitions
+        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), partitions))
+        collectors = await _collectors(settings, log)
+        async with health.served(settings.metrics, lambda: all(c.subscribed for c in collectors)):
+            await _run(settings, log, store, collectors, stopping)
+    finally:
+        await log.close()
+
+
+async def _collectors(settings: Settings, log: Log) -> list[Collector]:
+    ingest = settings.ingest
+    venues = settings.venues.enabled()
+    listed = await asyncio.gather(
+        *(fetch_instruments(name, v.rest_url, v.symbols) for name, v in venues.items()),
+        return_exceptions=True,
+    )
+    failed = [answer for answer in listed if isinstance(answer, BaseException)]
+    if failed:
+        raise BaseExceptionGroup("instruments", failed)
+    return [
+        Collector(
+            CollectorSettings(
+                name,
+                ws_url=venue.ws_url,
+                trades=venue.trades,
+                collector=ingest.collector,
+                batch_ms=ingest.batch_ms,
+                batch_rows=ingest.batch_rows,
+                punctuation_ms=ingest.punctuation_ms,
+                record_dir=ingest.record_dir,
+            ),
+            instruments,
+            log,
+            settings.log.partitions,
+            ArrivalClock(),
+        )
+        for (name, venue), instruments in zip(venues.items(), listed, strict=True)
+        if not isinstance(instruments, BaseException)
+    ]
+
+
+async def _run(
+    settings: Settings,
+    log: Log,
+    store: Store,
+    collectors: Sequence[Collector],
+    stopping: asyncio.Event,
+) -> None:
+    async with _downstream(settings, store) as downstream:
+        tasks = [asyncio.create_task(c.run(), name="collector") for c in collectors]
+        tasks.append(asyncio.create_task(_retain(settings, log), name="retention"))
+        tasks.append(asyncio.create_task(_ended(downstream), name="aggregation and publishing"))
+        stop = asyncio.create_task(stopping.wait())
+        _log.info("running", venues=list(settings.venues.enabled()), out=settings.publish.url)
+        await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        _log.info("stopping")
+        ended = [task for task in tasks if task.done()]
+        await asyncio.gather(*(c.stop() for c in collectors))
+        for task in (stop, *tasks[len(collectors) :]):
+            task.cancel()
+        await asyncio.gather(stop, *tasks, return_exceptions=True)
+    for task in ended:
+        task.result()
+        raise PipelineError(f"{task.get_name()} ended while the pipeline was running")
+    downstream.result()
+    _log.info("stopped")
+
+
+async def _ended(downstream: Future[None]) -> None:
+    # Shielded: cancelling the watcher must not cancel the thread's own future.
+    await asyncio.shield(asyncio.wrap_future(downstream))
+
+
+@contextlib.asynccontextmanager
+async def _downstream(settings: Settings, store: Store) -> AsyncIterator[Future[None]]:
+    """The second thread; leaving the block lets it finish what is on the log, and joins it."""
+    result: Future[None] = Future()
+    half = _Downstream(settings, store)
+
+    def work() -> None:
+        try:
+            asyncio.run(half.run())
+        except BaseException as error:
+            result.set_exception(error)
+        else:
+            result.set_result(None)
+
+    thread = threading.Thread(target=work, name="downstream")
+    thread.start()
+    try:
+        yield result
+    finally:
+        half.stop()
+        await asyncio.to_thread(thread.join)
+
+
+class _Downstream:
+    """Aggregator and publisher on a loop and a log connection of their own."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = threading.Event()
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """From any thread, also before `run` has begun."""
+        self._stopping.set()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self._stopping.is_set():
+            self._stop.set()
+        settings = self._settings
+        rules = Rules(
+            hold_ns=settings.aggregate.hold,
+            lateness_ns=settings.aggregate.lateness,
+            toxicity_reset=settings.aggregate.toxicity_reset,
+        )
+        log = SqliteLog(settings.log.path)
+        try:
+            aggregator = Aggregator(
+                log,
+                range(settings.log.partitions),
+                rules,
+                eviction_ns=settings.aggregate.eviction,
+            )
+            publisher = Publisher(
+                log,
+                self._store,
+                flush_s=settings.publish.flush / 1e9,
+                grace_s=settings.publish.grace / 1e9,
+            )
+            await self._until_stopped(aggregator, publisher)
+        finally:
+            await log.close()
+
+    async def _until_stopped(self, aggregator: Aggregator, publisher: Publisher) -> None:
+        aggregating = asyncio.create_task(aggregator.run())
+        publishing = asyncio.create_task(publisher.run())
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({aggregating, publishing, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        taken = aggregating.done() and not self._stop.is_set()
+        # In this order: the publisher takes what the aggregator commits last.
+        aggregator.stop()
+        await asyncio.wait({aggregating})
+        publisher.stop()
+        await asyncio.gather(aggregating, publishing)
+        if taken:
+            raise PipelineError(
+                f"another perpflow has taken over the log {self._settings.log.path}: "
+                f"one pipeline runs on a log; give this one its own log.path"
+            )
+
+
+async def _retain(settings: Settings, log: Log) -> None:
+    """Keep the log within its bounds; what is still to be read is never removed."""
+    megabytes = settings.log.retention_mb
+    partitions = settings.log.partitions
+    while True:
+        await asyncio.sleep(RETAIN_EVERY_S)
+        for topic in (*TICK_TOPICS, BARS_TOPIC):
+            await log.retain(
+                topic,
+                max_age_s=settings.log.retention_hours * 3600,
+                max_bytes=None if megabytes is None else (megabytes << 20) // (3 * partitions),
+            )

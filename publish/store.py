@@ -1,0 +1,183 @@
+"""Where objects live: a directory (`file://`) or a bucket (`s3://`), behind one small interface.
+
+Keys are relative, with `/`. An object is only ever replaced whole: a reader, or a process killed at
+any moment, sees the old object or the new one, never a part.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from botocore.exceptions import BotoCoreError
+
+from ingest.errors import UserError
+
+_PROBE = ".perpflow-write-check"
+_TEMPORARY = ".perpflow-tmp-"
+_ABANDONED_S = 3600.0
+
+
+class StoreError(UserError):
+    """A store operation failed; the message names the store, the key and the reason."""
+
+
+class NotFound(StoreError):
+    """There is no object of that key."""
+
+
+class Store:
+    """Objects under `url`: `file:///data`, `file://./data` (relative), `s3://bucket/prefix`.
+
+    S3 credentials and region come from the usual AWS environment and files; `endpoint_url` (or
+    AWS_ENDPOINT_URL_S3) names another S3 server. Methods block and may be called from any thread;
+    they raise `StoreError`.
+    """
+
+    def __init__(self, url: str, *, endpoint_url: str | None = None) -> None:
+        scheme, separator, rest = url.partition("://")
+        if not separator or not rest or scheme not in ("file", "s3"):
+            raise StoreError(f"{url!r} is no store: use file://DIRECTORY or s3://BUCKET/PREFIX")
+        self.url = url
+        self._local = scheme == "file"
+        # Listings are never cached: other processes write too.
+        if self._local:
+            self._root = str(Path(rest).absolute())
+            self._fs = fsspec.filesystem("file", use_listings_cache=False)
+        else:
+            self._root = rest.rstrip("/")
+            self._fs = fsspec.filesystem(
+                "s3",
+                endpoint_url=endpoint_url,
+                use_listings_cache=False,
+                skip_instance_cache=True,
+            )
+
+    def put(self, key: str, data: bytes) -> None:
+        """Make `data` the object, durable when it returns."""
+        if self._local:
+            with self.replacing(key) as sink:
+                sink.write(data)
+            return
+        with self._errors("write", key):
+            self._fs.pipe_file(self._path(key), data)
+
+    @contextmanager
+    def replacing(self, key: str) -> Iterator[IO[bytes]]:
+        """A file to write; it becomes the object when the block ends without an exception."""
+        place = self._replacing_file if self._local else self._replacing_s3
+        with self._errors("write", key), place(key) as sink:
+            yield sink
+
+    def get(self, key: str) -> bytes:
+        """The whole object. Raises `NotFound`."""
+        with self._errors("read", key, missing=True):
+            return bytes(self._fs.cat_file(self._path(key)))
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[Any]:
+        """A seekable binary file of the object, for ranges of large ones. Raises `NotFound`."""
+        # Parquet readers know which ranges they want; reading ahead would fetch them twice.
+        options = {} if self._local else {"cache_type": "none"}
+        with self._errors("read", key, missing=True):
+            source = self._fs.open(self._path(key), "rb", **options)
+        with source, self._errors("read", key):
+            yield source
+
+    def exists(self, key: str) -> bool:
+        with self._errors("look for", key):
+            return bool(self._fs.exists(self._path(key)))
+
+    def list(self, prefix: str) -> list[str]:
+        """The keys under the directory `prefix`, sorted; [] if there is none."""
+        with self._errors("list", prefix):
+            found = self._fs.find(self._path(prefix))
+        keys = (str(path).removeprefix(f"{self._root}/") for path in found)
+        # An S3 server may answer with the prefix itself, as a file, once all below it is deleted.
+        below = f"{prefix}/" if prefix else ""
+        return sorted(key for key in keys if key.startswith(below) and _TEMPORARY not in key)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; harmless if there is none."""
+        path = self._path(key)
+        with self._errors("delete", key), suppress(FileNotFoundError):
+            self._fs.rm_file(path)
+        if self._local:
+            with suppress(OSError):  # not empty
+                Path(path).parent.rmdir()
+
+    def check(self) -> None:
+        """Raise `StoreError` if objects can't be written here."""
+        try:
+            self.put(_PROBE, b"")
+            self.delete(_PROBE)
+        except StoreError as error:
+            raise StoreError(f"{self.url} is not writable: {error.__cause__}") from error
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed left behind: files half written an hour ago."""
+        if not self._local:
+            return  # an upload that was cut off leaves no object
+        for path in Path(self._root).rglob(f"{_TEMPORARY}*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    @contextmanager
+    def _errors(self, action: str, key: str, missing: bool = False) -> Iterator[None]:
+        """`missing`: the object may not be there, and that is `NotFound`."""
+        try:
+            yield
+        except (OSError, BotoCoreError) as error:
+            kind = NotFound if missing and isinstance(error, FileNotFoundError) else StoreError
+            raise kind(f"{self.url}: can't {action} {key}: {error}") from error
+
+    @contextmanager
+    def _replacing_file(self, key: str) -> Iterator[IO[bytes]]:
+        path = Path(self._path(key))
+        descriptor, temporary = _temporary_beside(path)
+        try:
+            with os.fdopen(descriptor, "wb") as sink:
+                yield sink
+                sink.flush()
+                os.fsync(sink.fileno())
+            os.replace(temporary, path)
+            _sync_directory(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    @contextmanager
+    def _replacing_s3(self, key: str) -> Iterator[IO[bytes]]:
+        with tempfile.NamedTemporaryFile(prefix="perpflow-") as spool:
+            yield spool
+            spool.flush()
+            self._fs.put_file(spool.name, self._path(key))
+
+
+def _temporary_beside(path: Path) -> tuple[int, str]:
+    """A new file in the object's directory, so that renaming it is one step."""
+    for _ in range(10):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # a deletion just removed the empty directory
+            descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+            os.fchmod(descriptor, 0o644)
+            return descriptor, name
+    raise FileNotFoundError(f"{path.parent} disappears as soon as it is made")
+
+
+def _sync_directory(path: Path) -> None:
+    """A rename is durable once its directory is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,186 @@
+"""The contract of `publish.store.Store`, on a directory and on a real S3 server."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from publish.store import NotFound, Store, StoreError
+
+KEY = "metrics/flow/exchange=e/symbol=perpetual-BTC-USDT:USDT/data.parquet"
+
+
+def test_put_then_get_and_replace(store: Store) -> None:
+    assert not store.exists(KEY)
+    store.put(KEY, b"one")
+    assert store.get(KEY) == b"one"
+    store.put(KEY, b"")
+    assert store.get(KEY) == b""
+    assert store.exists(KEY)
+
+
+def test_symbols_with_percent_and_colon(store: Store) -> None:
+    key = "metrics/symbol=a%2Fb:c%25=d/data.parquet"
+    store.put(key, b"1")
+    assert store.get(key) == b"1"
+    assert store.list("metrics") == [key]
+
+
+def test_a_missing_object_is_named(store: Store) -> None:
+    with pytest.raises(NotFound, match="nothing/here"):
+        store.get("nothing/here")
+    with pytest.raises(NotFound, match="nothing/here"), store.reading("nothing/here"):
+        pass
+
+
+def test_list_is_recursive_sorted_and_only_below_the_prefix(store: Store) -> None:
+    keys = ["a/z", "a/b/c", "a/b/d", "ab/x"]
+    for key in keys:
+        store.put(key, b"")
+    assert store.list("a") == ["a/b/c", "a/b/d", "a/z"]
+    assert store.list("a/b") == ["a/b/c", "a/b/d"]
+    assert store.list("none") == []
+
+
+def test_list_sees_what_another_client_wrote_and_deleted(
+    store: Store, another: Callable[[], Store]
+) -> None:
+    store.put("a/1", b"")
+    assert store.list("a") == ["a/1"]
+    assert store.exists("a/1")
+    other = another()
+    other.put("a/2", b"")
+    other.delete("a/1")
+    assert store.list("a") == ["a/2"]
+    assert not store.exists("a/1")
+
+
+def test_delete_twice(store: Store) -> None:
+    store.put(KEY, b"1")
+    store.delete(KEY)
+    store.delete(KEY)
+    assert not store.exists(KEY)
+    assert store.list("metrics") == []
+    store.put(KEY, b"2")
+    assert store.get(KEY) == b"2"
+
+
+def test_ranges_of_an_object(store: Store) -> None:
+    store.put(KEY, bytes(range(200)))
+    with store.reading(KEY) as source:
+        source.seek(100)
+        assert source.read(3) == bytes([100, 101, 102])
+        source.seek(-1, os.SEEK_END)
+        assert source.read() == bytes([199])
+
+
+def test_replacing_is_whole_or_not_at_all(store: Store) -> None:
+    store.put(KEY, b"old")
+    with store.replacing(KEY) as sink:
+        sink.write(b"ne")
+        sink.write(b"w")
+        sink.flush()
+        assert store.get(KEY) == b"old"
+    assert store.get(KEY) == b"new"
+    with pytest.raises(ZeroDivisionError), store.replacing(KEY) as sink:
+        sink.write(b"%d" % (1 // 0 if sink.write(b"half") else 0))
+    assert store.get(KEY) == b"new"
+    assert store.list("metrics") == [KEY]
+
+
+def test_a_large_object_arrives_whole(store: Store) -> None:
+    block = os.urandom(1 << 20)
+    with store.replacing(KEY) as sink:
+        for _ in range(60):
+            sink.write(block)
+    with store.reading(KEY) as source:
+        source.seek(59 << 20)
+        assert source.read() == block
+
+
+def test_readers_never_see_a_part(store: Store) -> None:
+    versions = [bytes([i]) * 200_000 for i in range(30)]
+    store.put(KEY, versions[0])
+    done = threading.Event()
+
+    def read() -> int:
+        seen = 0
+        while not done.is_set():
+            data = store.get(KEY)
+            assert len(data) == 200_000
+            assert len(set(data)) == 1
+            seen += 1
+        return seen
+
+    with ThreadPoolExecutor(2) as threads:
+        readers = [threads.submit(read) for _ in range(2)]
+        try:
+            for version in versions:
+                store.put(KEY, version)
+        finally:
+            done.set()
+        assert all(reader.result() > 0 for reader in readers)
+
+
+def test_threads_write_at_once(store: Store) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda i: store.put(f"a/{i}/x", b"%d" % i), range(64)))
+        found = list(threads.map(lambda i: store.get(f"a/{i}/x"), range(64)))
+    assert found == [b"%d" % i for i in range(64)]
+
+
+def test_check_leaves_nothing(store: Store) -> None:
+    store.check()
+    store.put("a", b"")
+    assert store.list("") == ["a"]
+
+
+def test_check_says_that_a_directory_is_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = Store(f"file://{tmp_path}/file/data")
+    with pytest.raises(StoreError, match=r"file/data is not writable: .*Not a directory"):
+        store.check()
+
+
+def test_check_says_that_s3_refuses_the_key(
+    s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StoreError, match=r"is not writable: .*signature"):
+        Store(s3_bucket, endpoint_url=s3_endpoint).check()
+
+
+def test_an_s3_server_that_is_not_there(s3_bucket: str) -> None:
+    store = Store(s3_bucket, endpoint_url="http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=r"can't read a/b: .*127\.0\.0\.1:9"):
+        store.get("a/b")
+
+
+@pytest.mark.parametrize("url", ["", "data", "/data", "file://", "gs://bucket", "s3:/bucket"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(StoreError, match="use file://DIRECTORY or s3://BUCKET/PREFIX"):
+        Store(url)
+
+
+def test_a_relative_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store("file://./data")
+    store.put("a/b", b"1")
+    assert (tmp_path / "data" / "a" / "b").read_bytes() == b"1"
+    assert store.list("a") == ["a/b"]
+
+
+def test_sweep_removes_old_leftovers_of_killed_writers_only(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path}")
+    store.put("a/x", b"1")
+    old, new = tmp_path / "a" / ".perpflow-tmp-old", tmp_path / "a" / ".perpflow-tmp-new"
+    for leftover in (old, new):
+        leftover.write_bytes(b"half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    assert store.list("a") == ["a/x"]
+    store.sweep()
+    assert [old.exists(), new.exists(), store.exists("a/x")] == [False, True, True]

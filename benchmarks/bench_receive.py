@@ -13,7 +13,6 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import uvloop
-from prometheus_client import REGISTRY
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
@@ -24,7 +23,7 @@ from ingest.collector import Collector, CollectorSettings
 from ingest.instruments import BINANCE, Instrument, instrument_by_name
 from ingest.log import Record
 from ingest.log.sqlite import SqliteLog
-from ingest.records import QUOTES, QUOTES_TOPIC, TRADES, TRADES_TOPIC
+from ingest.records import QUOTES_TOPIC, TRADES_TOPIC
 from ingest.ticks import Quotes, Trades, decode
 
 FRAMES = 600_000
@@ -68,8 +67,7 @@ async def _collect(path: Path) -> None:
         settings = CollectorSettings(BINANCE, ws_url=f"ws://127.0.0.1:{port}")
         collector = Collector(settings, _instruments(), log, PARTITIONS, ArrivalClock())
         running = asyncio.create_task(collector.run())
-        before = _ticks()
-        while _ticks() - before < FRAMES and not running.done():  # noqa: ASYNC110 (a counter)
+        while collector.ticks < FRAMES and not running.done():  # noqa: ASYNC110 (a counter)
             await asyncio.sleep(0.05)
         await collector.stop()
         await running
@@ -82,14 +80,6 @@ async def _collect(path: Path) -> None:
 def _instruments() -> list[Instrument]:
     found = [instrument_by_name(BINANCE, native) for native in NATIVES]
     return [instrument for instrument in found if instrument is not None]
-
-
-def _ticks() -> float:
-    values = (
-        REGISTRY.get_sample_value("perpflow_ticks_total", {"exchange": BINANCE, "kind": kind})
-        for kind in (TRADES, QUOTES)
-    )
-    return sum(value or 0.0 for value in values)
 
 
 async def _count(path: Path) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from ingest import metrics
-from ingest.appender import Appender
+from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
 from ingest.connection import Feed
@@ -41,7 +41,8 @@ class CollectorSettings:
     `ws_url` and `trades` default to the venue's own. Collectors with the same subscriptions share
     a `shard`, by default the exchange's name. Ticks wait at most `batch_ms` or until `batch_rows`
     of a kind and partition are there; a punctuation is written every `punctuation_ms`. Frames are
-    recorded as they arrived in `record_dir`.
+    recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
+    records wait for the log, until fewer than `low_water` do.
     """
 
     exchange: str
@@ -53,6 +54,8 @@ class CollectorSettings:
     batch_rows: int = 4096
     punctuation_ms: float = 250.0
     record_dir: Path | None = None
+    high_water: int = HIGH_WATER
+    low_water: int = LOW_WATER
 
 
 class Collector:
@@ -101,6 +104,11 @@ class Collector:
         """Whether reading is paused because the log is behind."""
         return bool(self._feeds) and self._appender.paused
 
+    @property
+    def ticks(self) -> int:
+        """Ticks parsed so far in this session."""
+        return self._session.ticks if self._feeds else 0
+
     async def run(self) -> None:
         """Collect until `stop` or cancellation. Raises `LogError` if the log can't be set up."""
         try:
@@ -128,7 +136,12 @@ class Collector:
         )
         self._recording = self._recording_of(session_id)
         self._appender = Appender(
-            self._log, settings.exchange, pause=self._pause, resume=self._resume
+            self._log,
+            settings.exchange,
+            pause=self._pause,
+            resume=self._resume,
+            high_water=settings.high_water,
+            low_water=settings.low_water,
         )
         self._feeds = [
             Feed(
@@ -245,7 +258,7 @@ class _Recording:
         frames, self._frames = self._frames, []
         if not frames:
             return
-        self._try(lambda: self._recorder.write(frames))
+        self._failing = not self._try(lambda: self._recorder.write(frames))
         if frames[-1][0] >= self._flush_at:
             self._flush_at = frames[-1][0] + FLUSH_RECORDING_NS
             self._try(self._recorder.flush)
@@ -254,16 +267,15 @@ class _Recording:
         self.write()
         self._try(self._recorder.close)
 
-    def _try(self, act: Callable[[], None]) -> None:
+    def _try(self, act: Callable[[], None]) -> bool:
         try:
             act()
         except RecordingError as error:
             metrics.RECORDING_FAILURES.labels(self._exchange).inc()
             if not self._failing:
                 _log.error("recording failed", exchange=self._exchange, error=str(error))
-            self._failing = True
-        else:
-            self._failing = False
+            return False
+        return True
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

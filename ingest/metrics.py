@@ -3,9 +3,6 @@
 from prometheus_client import Counter, Gauge
 
 FRAMES = Counter("perpflow_frames_total", "Complete websocket messages received", ["exchange"])
-RECEIVED_BYTES = Counter(
-    "perpflow_frame_bytes_total", "Payload bytes of the messages received", ["exchange"]
-)
 TICKS = Counter("perpflow_ticks_total", "Ticks parsed from frames", ["exchange", "kind"])
 IGNORED = Counter(
     "perpflow_frames_ignored_total", "Well-formed frames of channels not asked for", ["exchange"]

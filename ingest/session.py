@@ -57,10 +57,10 @@ class Session:
         self._routes = universe.routes(self._trades, self._quotes)
         self._pending: list[tuple[Answer, list[Frame]]] = []
         self._pending_frames = 0
-        self._row = 0
+        self.ticks = 0
+        """Ticks parsed so far: the `row` of the next."""
         self._state = ParserState()
         self._report = ParseReport()
-        self._bytes = 0
         self._told: set[str] = set()
         self._seq: Counter[tuple[str, int]] = Counter()
         self._covered: tuple[int, frozenset[str]] | None = None
@@ -123,10 +123,9 @@ class Session:
         pending, self._pending = self._pending, []
         self._pending_frames = 0
         for answer, frames in pending:
-            self._row = self._venue.parse(
-                frames, self._routes, self._row, self._report, self._state
+            self.ticks = self._venue.parse(
+                frames, self._routes, self.ticks, self._report, self._state
             )
-            self._bytes += sum(len(payload) for _, payload in frames)
             if self._report.notices:
                 notices, self._report.notices = self._report.notices, []
                 for notice in notices:
@@ -200,11 +199,9 @@ class Session:
             return
         exchange = self.source.exchange
         metrics.FRAMES.labels(exchange).inc(report.frames)
-        metrics.RECEIVED_BYTES.labels(exchange).inc(self._bytes)
         metrics.TICKS.labels(exchange, records.TRADES).inc(report.trades)
         metrics.TICKS.labels(exchange, records.QUOTES).inc(report.quotes)
         metrics.IGNORED.labels(exchange).inc(report.ignored)
-        self._bytes = 0
         for reason, n in report.malformed.items():
             metrics.MALFORMED.labels(exchange, reason).inc(n)
             if self._is_new(reason):

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 import httpx
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from ingest.errors import UserError
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument, instruments_from
@@ -73,7 +79,7 @@ async def _body(client: httpx.AsyncClient, request: httpx.Request, exchange: str
     attempts = AsyncRetrying(
         retry=retry_if_exception(_is_transient),
         stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_exponential_jitter(initial=0.3, max=5.0),
+        wait=wait_exponential(multiplier=0.3, max=5.0) + wait_random(0.0, 0.3),
         reraise=True,
     )
     try:

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         feeds = _feeds(options)
         asyncio.run(_serve(options, feeds))
-    except (ValueError, UserError, OSError) as error:
+    except (ValueError, UserError, OSError, OverflowError) as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2
     return 0

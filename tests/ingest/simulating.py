@@ -16,7 +16,7 @@ from ingest.simulator.feeds import until
 from ingest.simulator.listings import BINANCE, DEFAULT_NATIVES, HYPERLIQUID, OKX
 from ingest.simulator.market import Event
 
-START = 1_790_000_000_000_000_000
+START = 1_700_000_000_000_000_000  # behind the wall clock of any machine
 PATHS = {BINANCE: "/public/stream", OKX: "/ws/v5/public", HYPERLIQUID: "/ws"}
 DEADLINE = 20.0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ingest.errors import UserError
 from ingest.simulator import EXCHANGES, Feed, Market, Simulator, market_feed, recording_feed
+from ingest.simulator.flow import SECOND
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,12 +35,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--symbols", action="append", default=[], help="native ids of the exchange before it, a,b,c"
     )
-    add("--recording", action="append", default=[], type=Path, metavar="FILE",
-        help="serve this recording of the one --exchange instead; repeatable")  # fmt: skip
+    add("--recording", action="append", metavar="EXCHANGE=FILE",
+        help="serve recordings instead of a market; repeatable")  # fmt: skip
     add("--port", type=int, default=0, help="default: a free one")
     add("--seed", type=int, default=1)
     add("--start", type=int, metavar="NS", help="first exchange stamp, ns since the epoch; "
-        "nothing is sent before the wall clock reaches it (default: now)")  # fmt: skip
+        "nothing is sent before the wall clock reaches it (default: the next second)")  # fmt: skip
     add("--span", type=float, metavar="SECONDS", help="market time after which the feeds end")
     add("--intensity", type=float, default=1.0, help="how much happens; 1: about 130 frames/s")
     add("--speed", type=float, default=1.0, help="market seconds per second; inf: no waiting")
@@ -51,15 +52,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _feeds(options: argparse.Namespace) -> dict[str, Feed]:
-    exchanges = list(dict.fromkeys(options.exchange or EXCHANGES))
     if options.recording:
-        if len(exchanges) != 1:
-            raise ValueError("--recording needs exactly one --exchange")
-        return {exchanges[0]: recording_feed(exchanges[0], options.recording)}
+        return _recordings(options.recording)
+    exchanges = list(dict.fromkeys(options.exchange or EXCHANGES))
     if options.symbols and len(options.symbols) != len(exchanges):
         raise ValueError("give --symbols once for every --exchange, in the same order")
     natives = [text.split(",") for text in options.symbols] or [None] * len(exchanges)
-    options.start = time.time_ns() if options.start is None else options.start
+    if options.start is None:  # a second the wall clock is yet to reach, so that stamps follow it
+        options.start = (time.time_ns() // SECOND + 1) * SECOND
     return {
         exchange: market_feed(
             Market(options.seed, exchange, names, options.start, intensity=options.intensity),
@@ -67,6 +67,18 @@ def _feeds(options: argparse.Namespace) -> dict[str, Feed]:
         )
         for exchange, names in zip(exchanges, natives, strict=True)
     }
+
+
+def _recordings(pairs: Sequence[str]) -> dict[str, Feed]:
+    paths: dict[str, list[Path]] = {}
+    for pair in pairs:
+        exchange, separator, path = pair.partition("=")
+        if not separator or exchange not in EXCHANGES:
+            raise ValueError(
+                f"--recording {pair}: EXCHANGE=FILE with one of {', '.join(EXCHANGES)}"
+            )
+        paths.setdefault(exchange, []).append(Path(path))
+    return {exchange: recording_feed(exchange, files) for exchange, files in paths.items()}
 
 
 async def _serve(options: argparse.Namespace, feeds: dict[str, Feed]) -> None:

@@ -39,17 +39,18 @@ _HOUSEKEEPING = 0.5
 
 
 class Simulator:
-    """Serves `feeds` (by exchange); `async with` starts and stops it, `url` says where.
+    """Serves `feeds` (by exchange) while in its `async with`; `ws_url` and `rest_url` say where.
 
     Market time starts at the earliest origin of the feeds, once the wall clock has reached
     `not_before_ns` and `streams` subscriptions to streams that are served have arrived. Then it
-    runs `speed` times as fast as real time (`inf`: as fast as the slowest client takes it). With
-    `hold` it stands still while fewer than `streams` (at least one) are subscribed; what is sent
-    afterwards keeps its exchange stamps.
+    runs `speed` times as fast as real time, or with `inf` as fast as the clients take it; a client
+    that doesn't read delays them all. With `hold` it stands still while fewer than `streams` (at
+    least one) are subscribed; what is sent afterwards keeps its exchange stamps.
 
     A new subscription is first sent what its stream sent in the last `resend_s` seconds of market
-    time, in order, then what follows. Hyperliquid sends the backlog of 30 fills before that.
-    When the feeds end, `finished` is set, and connections stay open and quiet.
+    time, in order, then what follows: choose more than a client may have read but not yet stored.
+    Hyperliquid sends the backlog of 30 fills before that. When the feeds end, `finished` is set,
+    and connections stay open and quiet.
     """
 
     def __init__(

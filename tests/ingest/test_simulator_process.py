@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest.simulator import EXCHANGES, record_span
 from ingest.simulator.listings import BINANCE
 from tests.ingest.simulating import START, eventually, frames
 
@@ -56,6 +57,17 @@ def test_it_says_where_it_listens_and_when_the_feed_ends() -> None:
         assert process.stdout.readline() == "end of feed\n"
 
 
+def test_it_serves_recordings(tmp_path: Path) -> None:
+    options = []
+    for exchange in EXCHANGES:
+        path = tmp_path / exchange
+        record_span(path, exchange, seed=3, start_ns=START, seconds=10)
+        options += ["--recording", f"{exchange}={path}"]
+    with simulator(*options, "--speed", "inf") as (process, _):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "end of feed\n"
+
+
 async def test_a_client_that_is_killed_misses_nothing(tmp_path: Path) -> None:
     streams = ["btcusdt@trade", "btcusdt@bookTicker", "ethusdt@trade", "ethusdt@bookTicker"]
     expected = [frame.decode() for frame in frames(BINANCE, 60, streams)]
@@ -83,8 +95,8 @@ async def test_a_client_that_is_killed_misses_nothing(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--speed", "0"], "speed must be above 0"),
-        (["--recording", "nothing.gz"], "--recording needs exactly one --exchange"),
-        (["--exchange", BINANCE, "--recording", "nothing.gz"], "nothing.gz"),
+        (["--recording", "nothing.gz"], "--recording nothing.gz: EXCHANGE=FILE with one of"),
+        (["--recording", f"{BINANCE}=nothing.gz"], "can't read the recording nothing.gz"),
         (["--exchange", BINANCE, "--symbols", "NOPE"], "no simulated instrument 'NOPE'"),
         (["--symbols", "BTCUSDT"], "--symbols once for every --exchange"),
         (["--port", "70000"], "port must be 0-65535"),

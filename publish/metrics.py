@@ -1,0 +1,30 @@
+"""Prometheus metrics of the publisher, counted per file or flush; no label names a symbol."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ROWS = Counter("perpflow_published_rows_total", "Bars that became part of a file", ["dataset"])
+REPEATED = Counter(
+    "perpflow_published_repeats_total",
+    "Bars left out because the file has them: read again after a restart",
+    ["dataset"],
+)
+MALFORMED = Counter(
+    "perpflow_bars_malformed_total", "Records of the bars topic that could not be read", ["reason"]
+)
+TRIMMED = Counter(
+    "perpflow_bars_trimmed_total", "Records that retention removed before they were published"
+)
+FOLDS = Counter("perpflow_folds_total", "Days folded into a month file")
+DISCARDED = Counter("perpflow_parts_discarded_total", "Day parts deleted some time after the fold")
+STORE_ERRORS = Counter(
+    "perpflow_store_errors_total", "Store operations that failed and are retried", ["stage"]
+)
+FLUSH_SECONDS = Histogram(
+    "perpflow_flush_seconds",
+    "From the first write of a flush to its commit",
+    buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300),
+)
+LAST_FLUSH = Gauge(
+    "perpflow_last_flush_timestamp_seconds", "When everything read was last durable in files"
+)
+PENDING_BYTES = Gauge("perpflow_publish_pending_bytes", "Bars read and not yet in files")

@@ -1,0 +1,208 @@
+"""The publisher: bars from the log into day parts and month files, each bar exactly once.
+
+A flush writes what was read since the last one, folds the days that are over, and only then commits
+the offsets. So after a crash the same records are read again, and `partitions.merge` leaves out
+what the files have. Only the rows since the last flush are held in memory.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import structlog
+
+from ingest.log import Log, OffsetTrimmed, Ownership, TopicPartition
+from ingest.records import BARS_TOPIC
+from publish import metrics
+from publish.open_days import OpenDays
+from publish.partitions import Series
+from publish.pending import Pending
+from publish.store import Store, StoreError
+
+WAIT_S = 0.2
+READ_BYTES = 2 << 20
+PENDING_BYTES = 64 << 20
+"""Bars held at most: after a long pause flushes come as fast as they can."""
+RETRY_S = (0.5, 30.0)
+STOP_S = 5.0
+"""On stop, seconds to read on to the log's end; and then, to retry a store that fails."""
+
+_log = structlog.get_logger(__name__)
+Task = Callable[[], None]
+
+
+class Publisher:
+    """Publishes all partitions of the bars topic into `store`.
+
+    `flush_s`: seconds between flushes. `grace_s`: seconds a folded day part stays readable. `now`:
+    Unix seconds, for that grace only. Store errors are retried until the store is back; `Fenced`
+    and other log errors end `run`.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        store: Store,
+        *,
+        group: str = "publisher",
+        flush_s: float = 30.0,
+        grace_s: float = 600.0,
+        workers: int = 8,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._log = log
+        self._group = group
+        self._flush_s = flush_s
+        self._now = now
+        self._days = OpenDays(store, grace_s, now)
+        self._threads = ThreadPoolExecutor(workers, "publisher")
+        self._stopping = asyncio.Event()
+        self._owners: dict[int, Ownership] = {}
+        self._committed: dict[int, int] = {}
+        self._pending = Pending({})
+        self.caught_up = False
+        """Whether the last look at the log found nothing unread."""
+
+    def stop(self) -> None:
+        """Make `run` read on to the log's end (for some seconds at most), flush and return."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Publish until `stop`. Raises `StoreError` if stopped while the store fails.
+
+        Nothing is lost then: what is not in files is still on the log.
+        """
+        try:
+            await self._acquire()
+            await self._load()
+            while not self._stopping.is_set():
+                await self._read_until(time.monotonic() + self._flush_s)
+                await self._flush()
+            await self._read_to_the_end(time.monotonic() + STOP_S)
+            await self._flush()
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _acquire(self) -> None:
+        for partition in range(await self._log.partitions(BARS_TOPIC)):
+            owner = await self._log.acquire(self._group, partition)
+            first, _ = await self._log.bounds(BARS_TOPIC, partition)
+            self._owners[partition] = owner
+            self._pending.positions[partition] = owner.offsets.get((BARS_TOPIC, partition), first)
+        # From now on retention spares what we have not read.
+        await self._commit(self._pending.positions)
+
+    async def _load(self) -> None:
+        found: list[Series] = []
+        await self._until_done("load", [lambda: found.extend(self._days.load())])
+        await self._until_done("load", [partial(self._days.settle, series) for series in found])
+
+    async def _read_until(self, deadline: float) -> None:
+        """Read until the deadline (monotonic seconds), a stop, or as much as may be held."""
+        while not self._stopping.is_set() and self._pending.size < PENDING_BYTES:
+            if not await self._read():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                await self._log.wait(self._positions(), min(WAIT_S, left))
+            elif time.monotonic() >= deadline:
+                return
+
+    async def _read_to_the_end(self, deadline: float) -> None:
+        while await self._read() and time.monotonic() < deadline:
+            if self._pending.size >= PENDING_BYTES:
+                await self._flush()
+
+    async def _read(self) -> bool:
+        """Read some of every partition; whether there was anything."""
+        found = False
+        for partition, offset in list(self._pending.positions.items()):
+            try:
+                records = await self._log.read(BARS_TOPIC, partition, offset, max_bytes=READ_BYTES)
+            except OffsetTrimmed as error:
+                first, _ = await self._log.bounds(BARS_TOPIC, partition)
+                _log.error("bars were lost to retention", count=first - offset, problem=str(error))
+                metrics.TRIMMED.inc(first - offset)
+                self._pending.positions[partition] = first
+                found = True
+                continue
+            for record in records:
+                self._pending.add(record)
+            found = found or bool(records)
+        self.caught_up = not found
+        metrics.PENDING_BYTES.set(self._pending.size)
+        return found
+
+    async def _flush(self) -> None:
+        pending = self._pending
+        with metrics.FLUSH_SECONDS.time():
+            loop = asyncio.get_running_loop()
+            new = await loop.run_in_executor(self._threads, pending.decode)
+            for record in new.malformed:
+                _log.error("record left out", reason=record.reason, problem=record.detail)
+                metrics.MALFORMED.labels(record.reason).inc()
+            days = self._days
+            await self._until_done(
+                "write", [partial(days.write, *item) for item in new.rows.items()]
+            )
+            due = days.due(new.closed)
+            await self._until_done("fold", [partial(days.fold, *item) for item in due.items()])
+            await self._commit(pending.positions)
+        self._pending = Pending(pending.positions)
+        metrics.LAST_FLUSH.set(self._now())
+        await self._until_done("discard", [days.discard])
+
+    async def _commit(self, positions: Mapping[int, int]) -> None:
+        for partition, offset in positions.items():
+            if self._committed.get(partition) != offset:
+                at = {(BARS_TOPIC, partition): offset}
+                await self._log.commit(self._owners[partition], offsets=at)
+                self._committed[partition] = offset
+
+    async def _until_done(self, stage: str, tasks: Sequence[Task]) -> None:
+        """Run the tasks on the threads, those that meet a `StoreError` until they don't."""
+        delay, most = RETRY_S
+        gave_up_at = None
+        while True:
+            tasks, error = await self._attempt(tasks)
+            if error is None:
+                return
+            metrics.STORE_ERRORS.labels(stage).inc(len(tasks))
+            _log.error("store failed, trying again", stage=stage, left=len(tasks), error=str(error))
+            if self._stopping.is_set():
+                gave_up_at = gave_up_at or time.monotonic() + STOP_S
+                if time.monotonic() + delay > gave_up_at:
+                    raise StoreError(
+                        f"{error} ({len(tasks)} tasks left: the next start does them)"
+                    ) from error
+            await self._sleep_unless_stopping(delay)
+            delay = min(2 * delay, most)
+
+    async def _attempt(self, tasks: Sequence[Task]) -> tuple[list[Task], StoreError | None]:
+        """Run all; those that failed for the store's sake, and the first error."""
+        loop = asyncio.get_running_loop()
+        results = await asyncio.gather(
+            *(loop.run_in_executor(self._threads, task) for task in tasks), return_exceptions=True
+        )
+        failed, first = [], None
+        for task, result in zip(tasks, results, strict=True):
+            if isinstance(result, StoreError):
+                failed.append(task)
+                first = first or result
+            elif isinstance(result, BaseException):
+                raise result
+        return failed, first
+
+    async def _sleep_unless_stopping(self, seconds: float) -> None:
+        if self._stopping.is_set():
+            await asyncio.sleep(seconds)
+            return
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _positions(self) -> dict[TopicPartition, int]:
+        return {(BARS_TOPIC, p): offset for p, offset in self._pending.positions.items()}

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
-from websockets.protocol import Event
+from websockets.protocol import CONNECTING, OPEN, Event
 
 from ingest import metrics
 from ingest.clock import ArrivalClock
@@ -27,6 +27,8 @@ HEARTBEAT_S = 20.0
 """Between protocol pings, for venues without a heartbeat of their own."""
 CONFIRM_S = 15.0
 """A connection whose subscriptions are not all answered after this long is opened again."""
+_WHOLE_TEXT = 0x81
+"""First byte of an unfragmented text frame: FIN and opcode 1."""
 SEND_S = 10.0
 CLOSE_S = 1.0
 CHECK_S = 0.5
@@ -45,6 +47,10 @@ class ArrivalConnection(ClientConnection):
 
     A message in several fragments carries the stamp of the read that completed it. `recv` and
     iteration never return anything.
+
+    Whole unfragmented text frames, nearly all there are, are taken from the bytes here (measured:
+    a quarter of the library's time). Everything else goes to the library, always by whole frames,
+    so that it is between two frames whenever one is taken here.
     """
 
     def __init__(
@@ -57,14 +63,47 @@ class ArrivalConnection(ClientConnection):
         self.heard = self.loop.time()
         self._messages: list[Frame] = []
         self._fragments: list[bytes] = []
+        self._held = bytearray()
+        self._needed = 0
 
     def data_received(self, data: bytes) -> None:
         self._stamp = self._clock.now()
         self.heard = self.loop.time()
-        super().data_received(data)
+        while self.protocol.state is CONNECTING and data:
+            # By lines, as the response ends with one: what follows it are frames.
+            end = data.find(b"\n") + 1 or len(data)
+            super().data_received(data[:end])
+            data = data[end:]
+        if self._held:
+            self._held += data
+            if len(self._held) < self._needed:
+                return
+            data = bytes(self._held)
+            self._held.clear()
+        if data:
+            self._take(data)
         if self._messages:
             messages, self._messages = self._messages, []
             self._deliver(messages)
+
+    def _take(self, data: bytes) -> None:
+        """Deal with the whole frames of `data`, which starts with a frame; hold what is left."""
+        at, size = 0, len(data)
+        stamp, messages = self._stamp, self._messages
+        while at < size:
+            if self.protocol.state is not OPEN:
+                super().data_received(data[at:])
+                return
+            start, end = _payload(data, at)
+            if end > size:
+                self._held += data[at:]
+                self._needed = end - at
+                return
+            if start and data[at] == _WHOLE_TEXT and not self._fragments:
+                messages.append((stamp, data[start:end]))
+            else:
+                super().data_received(data[at:end])
+            at = end
 
     def process_event(self, event: Event) -> None:
         if self.response is None or not isinstance(event, WireFrame):
@@ -81,6 +120,28 @@ class ArrivalConnection(ClientConnection):
                 self._fragments = []
         else:
             super().process_event(event)
+
+
+def _payload(data: bytes, at: int) -> tuple[int, int]:
+    """Start and end of the payload of the frame at `at` (RFC 6455 §5.2).
+
+    An end behind the data: wait for that much. A start of 0: what the library will refuse (a
+    server's frames are not masked, and none is larger than `MAX_MESSAGE`), to the end of the data.
+    """
+    size = len(data)
+    start = at + 2
+    if start > size:
+        return start, start
+    length = data[at + 1]
+    if length < 126:
+        return start, start + length
+    if length > 127:
+        return 0, size
+    start += 2 if length == 126 else 8
+    if start > size:
+        return start, start
+    length = int.from_bytes(data[at + 2 : start], "big")
+    return (start, start + length) if length <= MAX_MESSAGE else (0, size)
 
 
 def back_off() -> Iterator[float]:

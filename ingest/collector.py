@@ -251,6 +251,7 @@ class _Recording:
         self._frames += frames
 
     def covered(self, local_from: int) -> None:
+        self.write()
         self._try(lambda: self._recorder.covered(local_from))
 
     def write(self) -> None:

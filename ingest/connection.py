@@ -48,9 +48,9 @@ class ArrivalConnection(ClientConnection):
     A message in several fragments carries the stamp of the read that completed it. `recv` and
     iteration never return anything.
 
-    Whole unfragmented text frames, nearly all there are, are taken from the bytes here (measured:
-    a quarter of the library's time). Everything else goes to the library, always by whole frames,
-    so that it is between two frames whenever one is taken here.
+    Whole unfragmented text frames, nearly all there are, are taken from the bytes here: a frame
+    costs 4.5 µs of CPU from the socket to the log instead of 6.5. Everything else goes to the
+    library, by whole frames, so that it is between two frames whenever one is taken here.
     """
 
     def __init__(

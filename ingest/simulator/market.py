@@ -6,6 +6,7 @@ trade around the same underlying prices.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from math import inf
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Market:
     `natives` are the venue's own names (default: four, the last of them quiet), `channels` the
     venue's channels (default: all of those simulated), `intensity` scales how much happens: at 1
     the busiest instrument makes about 25 frames a second. No frame is pushed, and no exchange
-    stamp lies, before `start_ns`. Raises ValueError for an unknown exchange or instrument.
+    stamp lies, before `start_ns`. Raises ValueError for what is unknown or empty.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Market:
         if exchange not in WRITERS:
             raise ValueError(f"unknown exchange {exchange!r}; known: {', '.join(WRITERS)}")
         natives = DEFAULT_NATIVES[exchange] if natives is None else tuple(dict.fromkeys(natives))
+        if not natives or not 0 < intensity < inf:
+            raise ValueError(f"nothing to simulate: {natives!r} at intensity {intensity}")
         self.exchange = exchange
         self.start_ns = start_ns
         self.listings = [listing(exchange, native) for native in natives]

@@ -284,3 +284,10 @@ def test_what_is_not_listed_is_refused(arguments: tuple[Any, ...], message: str)
 def test_an_unknown_channel_is_refused() -> None:
     with pytest.raises(ValueError, match="okx-perps has no channel books"):
         Market(1, OKX, channels=["books"])
+
+
+def test_an_empty_market_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to simulate"):
+        Market(1, OKX, [])
+    with pytest.raises(ValueError, match="intensity 0"):
+        Market(1, OKX, intensity=0)

@@ -43,7 +43,7 @@ def bars(
     code = np.repeat(np.arange(len(symbols), dtype=np.int32), len(starts))
     start = np.tile(np.asarray(starts, np.int64), len(symbols))
     opens = np.array(
-        [value_of(int(s), symbols[c]) for s, c in zip(start, code, strict=True)], np.float64
+        [value_of(int(s), symbols[int(c)]) for s, c in zip(start, code, strict=True)], np.float64
     )
     columns = {"open": opens, "volume": np.where(start % 3 == 0, np.nan, start.astype(float))}
     batch = BarBatch(dataset, interval, clock, symbols, code, start, columns)

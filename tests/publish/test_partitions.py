@@ -225,7 +225,7 @@ def test_duckdb_and_polars_read_the_hive_tree(tmp_path: Path) -> None:
     glob = f"{tmp_path}/metrics/ohlcv/**/*.parquet"
     query = f"SELECT symbol, open FROM read_parquet('{glob}', hive_partitioning=true) ORDER BY open"
     expected = [(S.symbol, 7.0), ("a/b", 8.0)]
-    assert duckdb.sql(query).fetchall() == expected
+    assert duckdb.connect().execute(query).fetchall() == expected
     frame = pl.read_parquet(glob, hive_partitioning=True).sort("open")
     assert frame.select("symbol", "open").rows() == expected
 

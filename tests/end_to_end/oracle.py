@@ -1,0 +1,250 @@
+"""Bars of every dataset, interval and clock by SQL, straight from the lines of recordings.
+
+The oracle of the end-to-end tests. It shares no code with the pipeline: DuckDB reads the gzip lines
+itself, takes the JSON apart and computes each column by the words of DATASETS.md.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+SECONDS = {
+    "1s": 1,
+    "15s": 15,
+    "30s": 30,
+    "1m": 60,
+    "5m": 300,
+    "15m": 900,
+    "30m": 1800,
+    "1h": 3600,
+    "4h": 14400,
+    "1d": 86400,
+}
+CLOCKS = ("exchange", "true")
+
+# A line is one column: the delimiter is a byte that JSON can't hold.
+_FRAMES = r"""
+INSERT INTO frames
+SELECT (SELECT count(*) FROM frames) + row_number() OVER (),
+       stamp::BIGINT * CASE length(stamp) WHEN 19 THEN 1 WHEN 16 THEN 1000 END,
+       substr(line, length(stamp) + 2)::JSON
+FROM (SELECT line, split_part(line, ' ', 1) AS stamp
+      FROM read_csv(?, columns = {'line': 'VARCHAR'}, header = false, auto_detect = false,
+                    delim = '\x01', quote = '', escape = '', comment = ''))
+"""
+
+_TICKS = {
+    "binance-futures": """
+        CREATE TABLE trades AS
+        SELECT data->>'s' AS native, (data->>'T')::BIGINT * 1000000 AS exchange_ns, local_ns, seq,
+               (data->>'t')::BIGINT AS sequence, data->>'t' AS key, true AS live,
+               (data->>'p')::DOUBLE AS price, (data->>'q')::DOUBLE AS qty,
+               1 AS count, NOT (data->>'m')::BOOLEAN AS buy,
+               coalesce(data->>'X', 'MARKET') = 'MARKET' AS is_trade
+        FROM (SELECT seq, local_ns, payload->'data' AS data FROM frames)
+        WHERE data->>'e' = 'trade';
+
+        CREATE TABLE quotes AS
+        SELECT data->>'s' AS native, (data->>'E')::BIGINT * 1000000 AS exchange_ns, local_ns, seq,
+               (data->>'u')::BIGINT AS sequence, data->>'u' AS key, true AS live,
+               (data->>'B')::DOUBLE AS b, (data->>'A')::DOUBLE AS a
+        FROM (SELECT seq, local_ns, payload->'data' AS data FROM frames)
+        WHERE data->>'e' = 'bookTicker' AND data->>'E' IS NOT NULL;
+    """,
+    "hyperliquid-perps": """
+        CREATE TABLE trades AS
+        WITH trades_frames AS (
+            SELECT seq, local_ns, payload->'data' AS fills,
+                   row_number() OVER (PARTITION BY payload->>'$.data[0].coin' ORDER BY seq) AS nth
+            FROM frames WHERE payload->>'channel' = 'trades'
+        ), fills AS (
+            SELECT seq * 100000 + nth_fill AS seq, local_ns, nth, fills->(nth_fill - 1) AS fill
+            FROM trades_frames, range(1, json_array_length(fills)::BIGINT + 1) AS list(nth_fill)
+        )
+        SELECT fill->>'coin' AS native, (fill->>'time')::BIGINT * 1000000 AS exchange_ns,
+               local_ns, seq, NULL::BIGINT AS sequence, (fill->>'time') || (fill->>'tid') AS key,
+               nth > 1 AS live,  -- the first frame is what happened before the subscription
+               (fill->>'px')::DOUBLE AS price, (fill->>'sz')::DOUBLE AS qty,
+               1 AS count, fill->>'side' = 'B' AS buy, true AS is_trade
+        FROM fills;
+
+        CREATE TABLE quotes AS
+        SELECT NULL::VARCHAR AS native, 0::BIGINT AS exchange_ns, 0::BIGINT AS local_ns,
+               0::BIGINT AS seq, 0::BIGINT AS sequence, '' AS key, true AS live,
+               0::DOUBLE AS b, 0::DOUBLE AS a
+        WHERE false;
+    """,
+}
+
+# `ord` is the canonical order, of the earliest copy of each id.
+_CLOCKED = """
+CREATE TABLE {kind}_by_clock AS
+WITH stamped AS (
+    SELECT 'exchange' AS clock, exchange_ns AS ts, sequence AS tie, * FROM {kind} WHERE {wanted}
+    UNION ALL
+    SELECT 'true', local_ns, NULL, * FROM {kind} WHERE live AND {wanted}
+), once AS (
+    SELECT * FROM stamped
+    QUALIFY row_number() OVER (PARTITION BY clock, native, key ORDER BY local_ns, seq) = 1
+), ordered AS (
+    SELECT *, row_number() OVER (PARTITION BY clock, native ORDER BY ts, tie, local_ns, seq) AS ord
+    FROM once
+)
+SELECT ordered.*, name AS interval, ts // (seconds * 1000000000) * seconds AS start
+FROM ordered, ladder
+"""
+
+_BAR = "native, clock, interval, start"
+_TIME = "make_timestamp(start * 1000000) AS time"
+_SIDES = {"buy": "buy", "sell": "NOT buy"}
+_SIZES = {
+    "small": "notional < 100",
+    "medium": "notional >= 100 AND notional < 1000",
+    "large": "notional >= 1000",
+}
+
+
+def _flow_sums() -> Iterator[str]:
+    for side, is_side in _SIDES.items():
+        yield f"coalesce(fsum(qty) FILTER ({is_side}), 0) AS {side}"
+        yield f"coalesce(fsum(notional) FILTER ({is_side}), 0) AS {side}_notional"
+        yield f"coalesce(sum(count) FILTER ({is_side}), 0)::BIGINT AS {side}_count"
+        for size, is_size in _SIZES.items():
+            both = f"{is_side} AND {is_size}"
+            yield f"coalesce(fsum(notional) FILTER ({both}), 0) AS {side}_{size}"
+            yield f"coalesce(sum(count) FILTER ({both}), 0)::BIGINT AS {side}_{size}_count"
+
+
+def _flow_buckets() -> Iterator[str]:
+    for side in _SIDES:
+        for size in _SIZES:
+            yield f"{side}_{size} AS taker_{side}_{size}_order_volume"
+            yield f"{side}_{size}_count AS taker_{side}_{size}_order_count"
+    for side in _SIDES:
+        for size in _SIZES:
+            yield f"{side}_{size} / nullif({side}, 0) AS taker_{side}_{size}_order_percentage"
+        for size in _SIZES:
+            yield (
+                f"{side}_{size}_count / nullif({side}_count, 0) "
+                f"AS taker_{side}_{size}_order_count_percentage"
+            )
+
+
+def _z(column: str) -> str:
+    return f"(({column} - avg({column}) OVER month) / nullif(stddev_samp({column}) OVER month, 0))"
+
+
+_FLOW = f"""
+WITH steps AS (
+    SELECT *, price / lag(price) OVER (PARTITION BY {_BAR} ORDER BY ord) - 1 AS r
+    FROM trades_by_clock
+), sums AS (
+    SELECT {_BAR}, sqrt(coalesce(fsum(r * r), 0)) AS rv, {", ".join(_flow_sums())}
+    FROM steps GROUP BY ALL
+), shares AS (
+    SELECT *, buy / nullif(buy + sell, 0) AS p, buy_notional - sell_notional AS delta FROM sums
+)
+SELECT native, clock, interval, {_TIME},
+       buy AS taker_buy_volume,
+       sell AS taker_sell_volume,
+       buy_count AS taker_buy_count,
+       sell_count AS taker_sell_count,
+       buy - sell AS volume_delta,
+       delta AS volume_delta_notional,
+       -(CASE WHEN p > 0 THEN p * ln(p) ELSE 0 END
+         + CASE WHEN p < 1 THEN (1 - p) * ln(1 - p) ELSE 0 END) AS flow_entropy,
+       {_z("delta")} * {_z("rv")} AS flow_toxicity_score,
+       buy / nullif(sell, 0) AS taker_buy_sell_ratio,
+       buy_count / nullif(sell_count, 0) AS taker_buy_sell_count_ratio,
+       p AS taker_buy_sell_percentage,
+       buy_count / nullif(buy_count + sell_count, 0) AS taker_buy_sell_count_percentage,
+       {", ".join(_flow_buckets())},
+       buy + sell AS "Σ|volume_delta|",
+       buy_notional + sell_notional AS "Σ|volume_delta_notional|"
+FROM shares
+WINDOW month AS (PARTITION BY native, clock, interval,
+                              date_trunc('month', make_timestamp(start * 1000000))
+                 ORDER BY start ROWS UNBOUNDED PRECEDING)
+"""
+
+_OHLCV = f"""
+SELECT native, clock, interval, {_TIME},
+       arg_min(price, ord) AS open, max(price) AS high, min(price) AS low,
+       arg_max(price, ord) AS close, fsum(qty) AS volume, fsum(notional) AS volume_notional
+FROM trades_by_clock GROUP BY {_BAR}
+"""
+
+_L1_FIGURES = {
+    "imbalance": "{b} - {a}",
+    "imbalance_ratio": "({b} - {a}) / nullif({b} + {a}, 0)",
+    "bid_ask_ratio": "{b} / nullif({a}, 0)",
+    "bid_percentage": "{b} / nullif({b} + {a}, 0)",
+    "ask_percentage": "{a} / nullif({b} + {a}, 0)",
+}
+
+
+def _l1_columns() -> Iterator[str]:
+    for name, figure in _L1_FIGURES.items():
+        yield f"{figure.format(b='last.b', a='last.a')} AS {name}"
+    for name in _L1_FIGURES:
+        yield f"{name}_avg"
+    for name in _L1_FIGURES:
+        yield f'"Σ|{name}_avg|"'
+
+
+def _l1_sums() -> Iterator[str]:
+    for name, template in _L1_FIGURES.items():
+        figure = template.format(b="b", a="a")
+        yield f"fsum({figure}) / count({figure}) AS {name}_avg"
+        yield f'fsum(abs({figure})) / count({figure}) AS "Σ|{name}_avg|"'
+
+
+_L1_IMBALANCE = f"""
+WITH sums AS (
+    SELECT {_BAR}, {", ".join(_l1_sums())},
+           arg_max({{'b': b, 'a': a}}, ord) FILTER (b + a IS NOT NULL) AS last
+    FROM quotes_by_clock GROUP BY {_BAR}
+)
+SELECT native, clock, interval, {_TIME}, {", ".join(_l1_columns())} FROM sums
+"""
+
+_QUERIES = {"flow": _FLOW, "l1_imbalance": _L1_IMBALANCE, "ohlcv": _OHLCV}
+
+
+class Oracle:
+    """Bars of recordings of one exchange, given in the order of their first stamps."""
+
+    def __init__(self, exchange: str, recordings: Sequence[Path]) -> None:
+        self._db = duckdb.connect()
+        # Neither the order of lines nor that of windows may depend on threads.
+        self._db.execute("SET threads = 1")
+        self._db.execute("CREATE TABLE frames (seq BIGINT, local_ns BIGINT, payload JSON)")
+        for path in recordings:
+            self._db.execute(_FRAMES, [str(path)])
+        self._db.execute("CREATE TABLE ladder (name VARCHAR, seconds BIGINT)")
+        self._db.executemany("INSERT INTO ladder VALUES (?, ?)", list(SECONDS.items()))
+        self._db.execute(_TICKS[exchange])
+        self._db.execute("ALTER TABLE trades ADD COLUMN notional DOUBLE")
+        self._db.execute("UPDATE trades SET notional = price * qty")
+        is_trade = "is_trade AND price > 0 AND qty > 0"
+        self._db.execute(_CLOCKED.format(kind="trades", wanted=is_trade))
+        self._db.execute(_CLOCKED.format(kind="quotes", wanted="true"))
+        for dataset, query in _QUERIES.items():
+            self._db.execute(f"CREATE TABLE {dataset} AS {query}")
+
+    def bars(self, dataset: str, native: str, interval: str, clock: str) -> pa.Table:
+        """`time`, the dataset's columns, then columns `Σ|x|`: what the error of a sum is of."""
+        rows = self._db.sql(
+            f"SELECT * EXCLUDE (native, clock, interval) FROM {dataset} "
+            "WHERE native = ? AND interval = ? AND clock = ? ORDER BY time",
+            params=[native, interval, clock],
+        )
+        return rows.to_arrow_table()
+
+    def value(self, query: str) -> Any:
+        """The one value of a query over `frames`, `trades` and `quotes`."""
+        [(value,)] = self._db.execute(query).fetchall()
+        return value

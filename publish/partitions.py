@@ -288,9 +288,12 @@ def merge(existing: pa.Table | None, read: Position | None, rows: Rows) -> tuple
     if read is not None and read.partition == rows.read.partition:
         repeated &= rows.offsets[keep] < read.next
     keep = keep[~repeated]
-    stays = ~np.isin(old_times, times[keep])
-    old = existing.replace_schema_metadata(None).filter(pa.array(stays))
-    return _concat([fresh.take(keep), old]).sort_by("time"), len(keep)
+    old, new = existing.replace_schema_metadata(None), fresh.take(keep)
+    in_order = [new.slice(0, 0), old, new]  # the new rows' columns come first
+    if not len(keep) or not len(old) or times[keep[0]] > old_times[-1]:
+        return _concat(in_order), len(keep)  # by far the most frequent: later bars only
+    in_order[1] = old.filter(pa.array(~np.isin(old_times, times[keep])))
+    return _concat(in_order).sort_by("time"), len(keep)
 
 
 def _path(root: str, series: Series, year: int, month: int) -> str:
@@ -310,7 +313,7 @@ def _times(table: pa.Table) -> npt.NDArray[np.int64]:
 
 def _concat(tables: Sequence[pa.Table]) -> pa.Table:
     """One under the other; a column that one of them lacks is null there."""
-    return pa.concat_tables(tables, promote_options="default").combine_chunks()
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _table(store: Store, key: str) -> pa.Table:

@@ -35,7 +35,7 @@ SCHEMA_VERSION = 1
 APPLICATION_ID = 0x70657270
 """`perp` in SQLite's header, so that another program's database is never taken for a log."""
 BUSY_TIMEOUT_S = 30.0
-POLL_S = 0.01
+POLL_S = 0.02
 WAL_CHECKPOINT_PAGES = 4096
 RETAIN_CHUNK = 2000
 """Records removed per transaction: appends of every process come in between."""

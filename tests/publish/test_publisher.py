@@ -419,3 +419,15 @@ async def test_many_files_in_a_flush_leave_the_loop_free(log: Log, files: Store)
     watching.cancel()
     assert len(files.list("metrics_open")) == 700
     assert max(gaps) < 0.5
+
+
+async def test_write_fold_and_discard_on_every_store(log: Log, store: Store) -> None:
+    await log.append([bars([MIDNIGHT - 60, MIDNIGHT], [BTC, ETH]), closed("2026-11-20")])
+    for _ in range(2):
+        await publish(log, store, grace_s=0)
+        for symbol in (BTC, ETH):
+            assert starts(store, series(symbol)) == [MIDNIGHT - 60, MIDNIGHT]
+    days = [(BTC, 21), (ETH, 20), (ETH, 21)]
+    assert store.list("metrics_open") == [
+        part_key(series(symbol), date(2026, 11, day)) for symbol, day in days
+    ]

@@ -53,7 +53,7 @@ class PartitionAggregator:
             own = f"{name}|"
             part = {key[len(own) :]: v for key, v in state.items() if key.startswith(own)}
             shard_time = ShardTime(records.TICK_TOPICS)
-            shard_time.load(time["now"], time["sessions"])
+            shard_time.load(time)
             self._shards[name] = _Shard(ShardAggregator.restore(part, self.rules), shard_time)
 
     def feed(self, record: Record) -> None:
@@ -161,10 +161,7 @@ class PartitionAggregator:
         return out
 
     def _meta(self) -> bytes:
-        shards = {
-            name: {"now": shard.time.now, "sessions": shard.time.dump()}
-            for name, shard in self._shards.items()
-        }
+        shards = {name: shard.time.dump() for name, shard in self._shards.items()}
         return orjson.dumps(
             {
                 "version": snapshot.VERSION,

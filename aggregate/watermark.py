@@ -4,7 +4,9 @@ Only control records move it. A collector's later session ends its earlier one; 
 ended or was evicted holds time back no longer; time itself never steps back.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 NO_TIME = -1
 """The time before any promise."""
@@ -23,6 +25,7 @@ class ShardTime:
 
     topics: tuple[str, ...]
     now: int = NO_TIME
+    _reached: dict[str, int] = field(default_factory=dict)
     _sessions: dict[str, dict[str, _Session]] = field(default_factory=dict)
 
     def start(self, topic: str, collector: str, session: str, local_ts: int) -> None:
@@ -37,14 +40,14 @@ class ShardTime:
         known.promise = max(known.promise, local_ts)
         # An evicted session that has caught up holds time again.
         known.live = known.live or known.promise >= self.now
-        self._move()
+        self._move(topic)
 
     def end(self, topic: str, collector: str, session: str) -> None:
         """The session ended or was evicted: it holds time back no longer."""
         known = self._current(topic, collector, session)
         if known is not None:
             known.live = False
-            self._move()
+            self._move(topic)
 
     def lagging(self, limit_ns: int) -> list[tuple[str, str, str]]:
         """(topic, collector, session) of live sessions more than `limit_ns` behind the fastest.
@@ -66,25 +69,26 @@ class ShardTime:
         known = self._sessions.get(topic, {}).get(collector)
         return known if known is not None and known.name == session else None
 
-    def _move(self) -> None:
-        """Time is the least over topics of the least live promise; a topic without one holds it."""
-        least = []
-        for topic in self.topics:
-            live = [s.promise for s in self._sessions.get(topic, {}).values() if s.live]
-            if not live:
-                return
-            least.append(min(live))
-        self.now = max(self.now, min(least))
+    def _move(self, topic: str) -> None:
+        """A topic's time is its least live promise, kept when its last session ends."""
+        live = [s.promise for s in self._sessions[topic].values() if s.live]
+        if live:
+            self._reached[topic] = max(self._reached.get(topic, NO_TIME), min(live))
+        self.now = max(self.now, min(self._reached.get(t, NO_TIME) for t in self.topics))
 
-    def dump(self) -> list[list[str | int | bool]]:
-        return [
-            [topic, collector, session.name, session.promise, session.live]
-            for topic, of in self._sessions.items()
-            for collector, session in of.items()
-        ]
+    def dump(self) -> dict[str, Any]:
+        return {
+            "now": self.now,
+            "reached": self._reached,
+            "sessions": [
+                [topic, collector, session.name, session.promise, session.live]
+                for topic, of in self._sessions.items()
+                for collector, session in of.items()
+            ],
+        }
 
-    def load(self, now: int, rows: list[list[str | int | bool]]) -> None:
-        self.now = now
-        for topic, collector, name, promise, live in rows:
-            session = _Session(str(name), int(promise), bool(live))
-            self._sessions.setdefault(str(topic), {})[str(collector)] = session
+    def load(self, dumped: Mapping[str, Any]) -> None:
+        self.now = dumped["now"]
+        self._reached = dict(dumped["reached"])
+        for topic, collector, name, promise, live in dumped["sessions"]:
+            self._sessions.setdefault(topic, {})[collector] = _Session(name, promise, live)

@@ -42,8 +42,8 @@ def session_log(trades, quotes, every_ns, tail_s=40, **writer):
         pending[kind].append(event)
     flush(w, pending)
     last = max([e["local_ts"] for _, e in events], default=START)
-    # An hour grid beyond the last tick closes what may close without a new tick.
     w.control(records.PUNCTUATION, last + tail_s * NS)
+    w.control(records.SESSION_END, last + tail_s * NS)
     return w.log
 
 

@@ -158,17 +158,6 @@ class Quotes(Columns):
 C = TypeVar("C", Trades, Quotes)
 
 
-def concat(batches: Sequence[C]) -> C:
-    """One batch of several that share the same `symbols` list. Needs at least one."""
-    first = batches[0]
-    if len(batches) == 1:
-        return first
-    columns = [
-        np.concatenate(parts) for parts in zip(*(b.columns() for b in batches), strict=True)
-    ]
-    return type(first)(first.symbols, *columns)
-
-
 def encode(ticks: Trades | Quotes) -> bytes:
     """An Arrow IPC stream of one record batch; only the symbols that occur are in it."""
     used, index = np.unique(ticks.code, return_inverse=True)

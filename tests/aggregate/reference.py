@@ -7,6 +7,7 @@ None stands for null. It shares no code with `aggregate`.
 import math
 from collections import defaultdict
 from datetime import UTC, datetime
+from itertools import pairwise
 
 SECONDS = {
     "1s": 1, "15s": 15, "30s": 30, "1m": 60, "5m": 300, "15m": 900, "30m": 1800,
@@ -79,9 +80,7 @@ def _size(notional):
 
 def realized_vol(trades):
     prices = [t["price"] for t in trades]
-    return math.sqrt(
-        math.fsum((b / a - 1) ** 2 for a, b in zip(prices[:-1], prices[1:], strict=True))
-    )
+    return math.sqrt(math.fsum((b / a - 1) ** 2 for a, b in pairwise(prices)))
 
 
 def flow(trades):

@@ -178,6 +178,7 @@ async def test_recordings_run_at_the_pace_of_their_stamps(tmp_path: Path) -> Non
         (b"<html>\n", "x is no frame recording"),
         (gzip.compress(b'1790000000000000000 {"result":null,"id":1}\n'), "no frame of a okx-perps"),
     ],
+    ids=["missing", "empty", "html", "no stream"],
 )
 def test_what_is_no_recording_is_refused(
     content: bytes | None, message: str, tmp_path: Path

@@ -90,7 +90,7 @@ class BarTable:
         )
         for name in ("venue", "symbol", "clock", "bar"):
             table.add_column(name, no_wrap=True)
-        for name in ("close", "volume", "Δ notional", "imbal."):
+        for name in ("close", "volume", "Δ notional", "imbal"):
             table.add_column(name, justify="right", no_wrap=True)
         above = ""
         for exchange, symbol in sorted({key[:2] for key in self._rows}):
@@ -120,7 +120,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         f"{time:%H:%M:%S}",
         f"{ohlcv['close']:.6g}" if ohlcv else "",
-        f"{ohlcv['volume']:.4g}" if ohlcv else "",
+        f"{ohlcv['volume']:.3g}" if ohlcv else "",
         f"{flow['volume_delta_notional']:+,.0f}" if flow else "",
-        "" if imbalance is None else f"{imbalance:+.3f}",
+        "" if imbalance is None else f"{imbalance:+.2f}",
     ]

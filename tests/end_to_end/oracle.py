@@ -83,7 +83,9 @@ _TICKS = {
 _CLOCKED = """
 CREATE TABLE {kind}_by_clock AS
 WITH stamped AS (
-    SELECT 'exchange' AS clock, exchange_ns AS ts, sequence AS tie, * FROM {kind} WHERE {wanted}
+    SELECT 'exchange' AS clock, exchange_ns AS ts, sequence AS tie, * FROM {kind}
+    WHERE {wanted}
+      AND local_ns - (exchange_ns // 1000000000 + 1) * 1000000000 < getvariable('lateness_ns')
     UNION ALL
     SELECT 'true', local_ns, NULL, * FROM {kind} WHERE live AND {wanted}
 ), once AS (
@@ -134,7 +136,9 @@ def _flow_buckets() -> Iterator[str]:
 
 
 def _z(column: str) -> str:
-    return f"(({column} - avg({column}) OVER month) / nullif(stddev_samp({column}) OVER month, 0))"
+    return (
+        f"(({column} - avg({column}) OVER so_far) / nullif(stddev_samp({column}) OVER so_far, 0))"
+    )
 
 
 _FLOW = f"""
@@ -165,8 +169,8 @@ SELECT native, clock, interval, {_TIME},
        buy + sell AS "Σ|volume_delta|",
        buy_notional + sell_notional AS "Σ|volume_delta_notional|"
 FROM shares
-WINDOW month AS (PARTITION BY native, clock, interval,
-                              date_trunc('month', make_timestamp(start * 1000000))
+WINDOW so_far AS (PARTITION BY native, clock, interval,
+                              date_trunc(getvariable('reset'), make_timestamp(start * 1000000))
                  ORDER BY start ROWS UNBOUNDED PRECEDING)
 """
 
@@ -215,10 +219,24 @@ _QUERIES = {"flow": _FLOW, "l1_imbalance": _L1_IMBALANCE, "ohlcv": _OHLCV}
 
 
 class Oracle:
-    """Bars of recordings of one exchange, given in the order of their first stamps."""
+    """Bars of recordings of one exchange, given in the order of their first stamps.
 
-    def __init__(self, exchange: str, recordings: Sequence[Path]) -> None:
+    Exchange-clock ticks that arrive `lateness_ns` or more after their second are in no bar. The
+    toxicity score starts anew each `reset`, "month" or "day".
+    """
+
+    def __init__(
+        self,
+        exchange: str,
+        recordings: Sequence[Path],
+        *,
+        lateness_ns: int = 1 << 62,
+        reset: str = "month",
+    ) -> None:
         self._db = duckdb.connect()
+        self._db.execute(
+            f"SET VARIABLE lateness_ns = {lateness_ns}; SET VARIABLE reset = '{reset}'"
+        )
         # Neither the order of lines nor that of windows may depend on threads.
         self._db.execute("SET threads = 1")
         self._db.execute("CREATE TABLE frames (seq BIGINT, local_ns BIGINT, payload JSON)")

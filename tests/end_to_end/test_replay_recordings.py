@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-import publish.replay
+from ingest.recorded import recorded_ticks
 from publish.replay import ReplayOptions, ReplaySummary, replay
 from tests.end_to_end.oracle import CLOCKS, SECONDS, Oracle
 from tests.end_to_end.recordings import (
@@ -150,6 +150,38 @@ def test_every_series_has_its_bars_and_no_other_is_there(july: Replayed) -> None
     assert july.summary.bars == rows
 
 
+def covered(oracle: Oracle, native: str, clock: str) -> tuple[int, int]:
+    """From when to when (ns) the recordings hold all of an instrument: its frames' arrival, and on
+    the exchange's clock the first tick's stamp, if it is later, to the highest."""
+    frames = f"FROM frames WHERE payload->>'$.data.s' = '{native}'"
+    local_from = oracle.value(f"SELECT min(local_ns) {frames}")
+    if clock == "true":
+        return local_from, oracle.value(f"SELECT max(local_ns) {frames}")
+    both = " UNION ALL ".join(
+        f"SELECT exchange_ns, seq FROM {kind} WHERE native = '{native}'"
+        for kind in ("trades", "quotes")
+    )
+    first = oracle.value(f"SELECT arg_min(exchange_ns, seq) FROM ({both})")
+    return max(local_from, first), oracle.value(f"SELECT max(exchange_ns) FROM ({both})")
+
+
+def test_without_partial_only_covered_windows_are_there(july: Replayed, tmp_path: Path) -> None:
+    files = binance(*(f"{coin}usdt_202407{day}.gz" for day in (18, 19) for coin in ("btc", "eth")))
+    publish_bars(tmp_path, BINANCE, files, partial=False)
+    oracle = july.oracle
+    span = {(s, c): covered(oracle, NATIVE[s], c) for s in (BTC, ETH) for c in CLOCKS}
+    for of in series(BINANCE, [BTC, ETH], "ohlcv", "l1_imbalance"):
+        low, high = span[of.symbol, of.clock]
+        every = oracle.bars(of.dataset, NATIVE[of.symbol], of.interval, of.clock)
+        start = [time.replace(tzinfo=UTC).timestamp() for time in every.column("time").to_pylist()]
+        length = SECONDS[of.interval]
+        whole = every.filter([s * 1e9 >= low and (s + length) * 1e9 <= high for s in start])
+        if whole.num_rows:
+            assert_bars(of.read(tmp_path), whole, of)
+        else:
+            assert not of.months(tmp_path), of
+
+
 @pytest.fixture(scope="module")
 def spot(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReplaySummary]:
     """Only the windows that the recording covers, and its frames of trades."""
@@ -231,6 +263,30 @@ def test_hyperliquids_backlog_is_in_exchange_bars_only(hyperliquid: Replayed) ->
     assert not (hyperliquid.out / "metrics" / "l1_imbalance").exists()
 
 
+def test_late_ticks_are_in_no_exchange_bar_and_counted(tmp_path: Path) -> None:
+    """With a limit of 5 s most of the backlog is late; the true clock knows no lateness."""
+    files = [recording("hyperliquid/ws_raw_btc_20250126.gz")]
+    five_s = 5_000_000_000
+    out = f"file://{tmp_path}"
+    summary = replay(ReplayOptions(files, HYPERLIQUID, out, partial=True, lateness_ns=five_s))
+    oracle = Oracle(HYPERLIQUID, files, lateness_ns=five_s)
+    late = oracle.value(
+        "SELECT count(*) FROM trades WHERE local_ns - exchange_ns // 1000000000 * 1000000000 >= 6e9"
+    )
+    assert summary.dropped == {("exchange", "trades", "late"): late}
+    run = Replayed(tmp_path, summary, oracle)
+    for dataset in ("flow", "ohlcv"):
+        run.assert_dataset(HYPERLIQUID, "perpetual-BTC-USDC:USDC", dataset)
+
+
+def test_scores_that_start_anew_each_day(tmp_path: Path) -> None:
+    files = binance("btcusdt_20230404.dat.gz", "btcusdt_20230405.dat.gz")
+    out = f"file://{tmp_path}"
+    summary = replay(ReplayOptions(files, BINANCE, out, partial=True, toxicity_reset="day"))
+    oracle = Oracle(BINANCE, files, reset="day")
+    Replayed(tmp_path, summary, oracle).assert_dataset(BINANCE, BTC, "flow")
+
+
 def contents(out: Path) -> dict[str, bytes]:
     """The bytes of every file under `out`."""
     return {
@@ -239,8 +295,8 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def cut_up(monkeypatch: pytest.MonkeyPatch, chunk_frames: int) -> None:
-    cut = functools.partial(publish.replay.recorded_ticks, chunk_frames=chunk_frames)
-    monkeypatch.setattr(publish.replay, "recorded_ticks", cut)
+    cut = functools.partial(recorded_ticks, chunk_frames=chunk_frames)
+    monkeypatch.setattr("publish.replay.recorded_ticks", cut)
 
 
 @pytest.mark.parametrize(("processes", "chunk_frames"), [(2, 20_000), (1, 997), (2, 4096)])

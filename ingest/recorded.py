@@ -7,6 +7,8 @@ Hyperliquid trades are a subscription's backlog) is settled in the order of the 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ingest.batches import Universe, quotes_batch, trades_batch
+from ingest.errors import UserError
 from ingest.instruments import Instrument, instrument_by_name
 from ingest.recorder import ReadReport, RecordingError, read_chunks, read_header
 from ingest.ticks import BACKLOG, FUTURE_NS, LIVE, Quotes, Trades
@@ -130,7 +133,7 @@ def _parsed(
         return
     waiting: deque[tuple[_Chunk, Future[Parsed]]] = deque()
     # Forking a process that has threads (Arrow's) can deadlock the child.
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with _told_of_killed(), ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for chunk, job in jobs:
             waiting.append((chunk, pool.submit(parse_chunk, *job)))
             if len(waiting) > 2 * processes:
@@ -138,6 +141,17 @@ def _parsed(
                 yield chunk, result.result()
         for chunk, result in waiting:
             yield chunk, result.result()
+
+
+@contextmanager
+def _told_of_killed() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that parses recordings was killed, perhaps for want of memory: "
+            "use fewer processes (--processes 1)"
+        ) from error
 
 
 def _chunks(

@@ -33,42 +33,52 @@ class RisingIds:
     """Merged id ranges per code. Rows passed in are sorted by code."""
 
     def __init__(self) -> None:
-        self._ranges: dict[int, list[list[int]]] = {}
+        # The newest range of each code, [low, top], in columns; the ones before it by code.
+        self._low: I64 = np.empty(0, dtype=np.int64)
         self._top: I64 = np.empty(0, dtype=np.int64)
+        self._older: dict[int, list[list[int]]] = {}
 
     def fresh(self, code: I32, first: I64, last: I64) -> Mask:
         """Which rows' last id was not seen before; those are remembered. Ids unique per code."""
         self._grow(int(code.max()) + 1)
         new: Mask = last > self._top[code]
-        if not new.all():
-            for i in np.flatnonzero(~new).tolist():
-                new[i] = not self._holds(int(code[i]), int(last[i]))
+        if new.all():
+            self._add(code, first, last)
+            return new
+        for i in np.flatnonzero(~new).tolist():
+            new[i] = not self._holds(int(code[i]), int(last[i]))
         self._add(code[new], first[new], last[new])
         return new
 
     def _holds(self, code: int, id_: int) -> bool:
-        ranges = self._ranges.get(code, [])
+        if id_ >= self._low[code]:
+            return True
+        ranges = self._older.get(code, [])
         at = bisect_right(ranges, id_, key=lambda r: r[0]) - 1
         return at >= 0 and id_ <= ranges[at][1]
 
     def _add(self, code: I32, first: I64, last: I64) -> None:
         if not len(code):
             return
-        same = code[1:] == code[:-1]
-        if (same & (last[1:] < last[:-1])).any():
+        other = code[1:] != code[:-1]
+        if not (other | (last[1:] > last[:-1])).all():
             order = np.lexsort((last, code))
             code, first, last = code[order], first[order], last[order]
-        starts = np.flatnonzero(
-            np.append(True, (code[1:] != code[:-1]) | (first[1:] > last[:-1] + 1))
-        )
+        starts = np.flatnonzero(np.append(True, other | (first[1:] > last[:-1] + 1)))
         ends = np.append(starts[1:], len(code)) - 1
-        runs = zip(code[starts].tolist(), first[starts].tolist(), last[ends].tolist(), strict=True)
-        for who, low, high in runs:
-            self._insert(self._ranges.setdefault(who, []), low, high)
-            self._top[who] = self._ranges[who][-1][1]
+        who, low, high = code[starts], first[starts], last[ends]
+        # Of a code whose one run goes on where its newest range ended, only the top moves.
+        single = np.append(True, who[1:] != who[:-1]) & np.append(who[1:] != who[:-1], True)
+        simple = single & (low == self._top[who] + 1)
+        self._top[who[simple]] = high[simple]
+        rest = np.flatnonzero(~simple)
+        for code_, low_, high_ in zip(
+            who[rest].tolist(), low[rest].tolist(), high[rest].tolist(), strict=True
+        ):
+            self._insert(code_, low_, high_)
 
-    @staticmethod
-    def _insert(ranges: list[list[int]], low: int, high: int) -> None:
+    def _insert(self, code: int, low: int, high: int) -> None:
+        ranges = self.ranges(code)
         left = bisect_right(ranges, low, key=lambda r: r[0])
         if left and ranges[left - 1][1] >= low - 1:
             left -= 1
@@ -79,20 +89,36 @@ class RisingIds:
         ranges[left:right] = [[low, high]]
         if len(ranges) > MAX_RANGES:
             ranges[:2] = [[ranges[0][0], ranges[1][1]]]
+        self._set(code, ranges)
+
+    def ranges(self, code: int) -> list[list[int]]:
+        """The [first, last] ids seen of a code, rising and apart."""
+        if self._low[code] > self._top[code]:
+            return []
+        return [*self._older.get(code, []), [int(self._low[code]), int(self._top[code])]]
+
+    def _set(self, code: int, ranges: list[list[int]]) -> None:
+        self._low[code], self._top[code] = ranges[-1]
+        if ranges[:-1] or code in self._older:
+            self._older[code] = ranges[:-1]
 
     def _grow(self, codes: int) -> None:
         more = codes - len(self._top)
         if more > 0:
-            self._top = np.append(self._top, np.full(more, np.iinfo(np.int64).min))
+            limits = np.iinfo(np.int64)
+            # An empty range: nothing is below its low, nothing is seen up to its top.
+            self._low = np.append(self._low, np.full(more, limits.max))
+            self._top = np.append(self._top, np.full(more, limits.min))
 
     def encode(self) -> bytes:
-        return orjson.dumps([[code, ranges] for code, ranges in self._ranges.items()])
+        codes = range(len(self._top))
+        return orjson.dumps([[code, found] for code in codes if (found := self.ranges(code))])
 
     def restore(self, value: bytes) -> None:
-        self._ranges = dict(orjson.loads(value))
-        self._grow(max(self._ranges, default=-1) + 1)
-        for code, ranges in self._ranges.items():
-            self._top[code] = ranges[-1][1]
+        ranges = dict(orjson.loads(value))
+        self._grow(max(ranges, default=-1) + 1)
+        for code, found in ranges.items():
+            self._set(code, found)
 
 
 class HighWater:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from aggregate.datasets.base import Dataset, Memory, Merge, ratio
+from aggregate.datasets.base import Dataset, Memory, Merge, ratio, share
 from aggregate.expanding import ExpandingZ
 from aggregate.groups import Array, Groups, Partial
 from aggregate.intervals import Interval
@@ -57,11 +57,11 @@ def squared_returns(price: Array, groups: Groups) -> F64:
     return groups.sum(squares)
 
 
-def entropy(share: F64) -> F64:
+def entropy(p: F64) -> F64:
     """−(p·ln p + (1−p)·ln(1−p)) in nats, 0·ln 0 = 0; NaN stays NaN."""
-    rest = 1.0 - share
-    out = share * np.log(np.where(share == 0, 1.0, share))
-    out += rest * np.log(np.where(rest == 0, 1.0, rest))
+    q = 1.0 - p
+    out = p * np.log(np.where(p == 0, 1.0, p))
+    out += q * np.log(np.where(q == 0, 1.0, q))
     # 0 − x, not −x: a window of one side has entropy 0, not −0.
     return np.subtract(0.0, out)
 
@@ -135,7 +135,7 @@ class Flow(Dataset):
             side_count[side] = counts[0] + counts[1] + counts[2]
         buy, sell = partial["buy_qty"], partial["sell_qty"]
         n_buy, n_sell = side_count["buy"], side_count["sell"]
-        share = ratio(buy, buy + sell)
+        bought = share(buy, buy + sell)
         delta_notional = notional["buy"] - notional["sell"]
         z = memory.score(code, start, np.stack([delta_notional, np.sqrt(partial["rv2"])]))
         out: Partial = {
@@ -145,18 +145,18 @@ class Flow(Dataset):
             "taker_sell_count": n_sell,
             "volume_delta": buy - sell,
             "volume_delta_notional": delta_notional,
-            "flow_entropy": entropy(share),
+            "flow_entropy": entropy(bought),
             "flow_toxicity_score": z[0] * z[1],
             "taker_buy_sell_ratio": ratio(buy, sell),
             "taker_buy_sell_count_ratio": ratio(n_buy, n_sell),
-            "taker_buy_sell_percentage": share,
-            "taker_buy_sell_count_percentage": ratio(n_buy, n_buy + n_sell),
+            "taker_buy_sell_percentage": bought,
+            "taker_buy_sell_count_percentage": share(n_buy, n_buy + n_sell),
         }
         for side, qty in (("buy", buy), ("sell", sell)):
             for i, size in enumerate(SIZES):
                 label = f"taker_{side}_{size}_order"
                 out[f"{label}_volume"] = partial[f"{side}_{size}_notional"]
                 out[f"{label}_count"] = count[side][i]
-                out[f"{label}_percentage"] = ratio(out[f"{label}_volume"], qty)
-                out[f"{label}_count_percentage"] = ratio(count[side][i], side_count[side])
+                out[f"{label}_percentage"] = share(out[f"{label}_volume"], qty)
+                out[f"{label}_count_percentage"] = share(count[side][i], side_count[side])
         return {name: out[name] for name in self.columns}

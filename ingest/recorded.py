@@ -4,7 +4,7 @@ Frames are parsed in chunks, each without knowing the ones before; what depends 
 Hyperliquid trades are a subscription's backlog) is settled in the order of the chunks.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -75,6 +75,8 @@ def parse_chunk(
 def files_in_order(paths: Sequence[Path], exchange: str) -> list[RecordedFile]:
     """The files by first stamp. Raises `RecordingError` for one that is another venue's or none."""
     out = []
+    if twice := [str(path) for path, n in Counter(p.resolve() for p in paths).items() if n > 1]:
+        raise RecordingError(f"{', '.join(twice)} is given more than once")
     for path in paths:
         header = read_header(path)
         if header is not None and header.exchange != exchange:

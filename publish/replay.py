@@ -247,8 +247,9 @@ def _nothing(summary: ReplaySummary, options: ReplayOptions) -> str:
         reasons += [f"{n:,} of unknown symbol {s}" for s, n in summary.unknown.most_common(_SHOWN)]
         reasons += [f"{summary.ignored:,} of other channels"] if summary.ignored else []
         hint = ""
-        if summary.unknown and options.instruments is None and options.exchange == OKX:
-            hint = "; contract sizes are not in a name: pass --instruments with the venue's list"
+        if summary.unknown and options.instruments is None:
+            why = "contract sizes are not in a name: " if options.exchange == OKX else ""
+            hint = f"; {why}pass --instruments with the venue's list"
         return (
             f"no trades or quotes of {options.exchange} in {summary.frames:,} frames: "
             f"{', '.join(reasons) or 'no frames'}{hint}"

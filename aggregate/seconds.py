@@ -6,7 +6,7 @@ all instruments. So the rows depend on the set of ticks alone, not on batching o
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,9 +58,9 @@ class Ordered:
 
 
 class Seen(Protocol):
-    def encode(self) -> bytes: ...
+    def changes(self) -> dict[str, bytes | None]: ...
 
-    def restore(self, value: bytes) -> None: ...
+    def restore(self, state: Mapping[str, bytes]) -> None: ...
 
 
 def admit(ticks: Ticks, clock: str, lateness_ns: int | None, dropped: Counter[str]) -> Mask | None:

@@ -1,5 +1,8 @@
 """What was seen: the memory by which a copy of a tick is known, per (shard, clock, kind).
 
+Each memory gives its state as named pieces: `changes` those that are new since it was last called
+(None: gone), `restore` takes all that are left.
+
 Three venues' worth of identity, one rule each, none of which looks at log order:
 
 - `RisingIds`: trades whose ids rise (Binance, OKX): merged ranges of ids, so that a healed id below
@@ -11,7 +14,7 @@ Three venues' worth of identity, one rule each, none of which looks at log order
 """
 
 from bisect import bisect_right
-from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -110,12 +113,12 @@ class RisingIds:
             self._low = np.append(self._low, np.full(more, limits.max))
             self._top = np.append(self._top, np.full(more, limits.min))
 
-    def encode(self) -> bytes:
+    def changes(self) -> dict[str, bytes | None]:
         codes = range(len(self._top))
-        return orjson.dumps([[code, found] for code in codes if (found := self.ranges(code))])
+        return {"": orjson.dumps([[code, found] for code in codes if (found := self.ranges(code))])}
 
-    def restore(self, value: bytes) -> None:
-        ranges = dict(orjson.loads(value))
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        ranges = dict(orjson.loads(state[""]))
         self._grow(max(ranges, default=-1) + 1)
         for code, found in ranges.items():
             self._set(code, found)
@@ -163,39 +166,45 @@ class HighWater:
             self._sequence = np.append(self._sequence, np.full(more, np.iinfo(np.int64).min))
             self._stamp = np.append(self._stamp, np.zeros(more, dtype=np.int64))
 
-    def encode(self) -> bytes:
-        return orjson.dumps([self._sequence.tolist(), self._stamp.tolist()])
+    def changes(self) -> dict[str, bytes | None]:
+        return {"": orjson.dumps([self._sequence.tolist(), self._stamp.tolist()])}
 
-    def restore(self, value: bytes) -> None:
-        sequence, stamp = orjson.loads(value)
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        sequence, stamp = orjson.loads(state[""])
         self._sequence = np.array(sequence, dtype=np.int64)
         self._stamp = np.array(stamp, dtype=np.int64)
 
 
 class RecentKeys:
-    """Hashed keys of the last `KEY_WINDOW_NS`, in slots of one seal each."""
+    """Hashed keys of the last `KEY_WINDOW_NS`, in slots of one seal each, named by their stamp."""
 
     def __init__(self) -> None:
         self._keys: set[int] = set()
-        self._slots: deque[tuple[int, list[int]]] = deque()
+        self._slots: dict[int, list[int]] = {}
+        self._changed: dict[int, list[int] | None] = {}
 
     def fresh(self, keys: npt.NDArray[np.uint64], ts: int) -> Mask:
-        """Which keys were not seen before; those are remembered under stamp `ts` (ns)."""
+        """Which keys were not seen before; those are remembered under stamp `ts` (ns), rising."""
         values: list[int] = keys.tolist()
         new = np.array([key not in self._keys for key in values], dtype=bool)
         slot = [key for key, is_new in zip(values, new.tolist(), strict=True) if is_new]
-        self._keys.update(slot)
-        self._slots.append((ts, slot))
-        while self._slots and self._slots[0][0] < ts - KEY_WINDOW_NS:
-            self._keys.difference_update(self._slots.popleft()[1])
+        if slot:
+            self._keys.update(slot)
+            self._slots[ts] = self._changed[ts] = slot
+        for old in [old for old in self._slots if old < ts - KEY_WINDOW_NS]:
+            self._keys.difference_update(self._slots.pop(old))
+            self._changed[old] = None
         return new
 
-    def encode(self) -> bytes:
-        return orjson.dumps(list(self._slots))
+    def changes(self) -> dict[str, bytes | None]:
+        changed, self._changed = self._changed, {}
+        return {
+            str(ts): None if slot is None else orjson.dumps(slot) for ts, slot in changed.items()
+        }
 
-    def restore(self, value: bytes) -> None:
-        self._slots = deque((ts, slot) for ts, slot in orjson.loads(value))
-        self._keys = {key for _, slot in self._slots for key in slot}
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        self._slots = {int(ts): orjson.loads(slot) for ts, slot in state.items()}
+        self._keys = {key for slot in self._slots.values() for key in slot}
 
 
 def mix(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:

@@ -219,7 +219,8 @@ class ShardAggregator:
         for touched in self._touched:
             clock, middle, *_ = touched
             if touched[-1] == "seen":
-                out["|".join(touched)] = self._seconds[clock, middle].seen.encode()
+                for name, value in self._seconds[clock, middle].seen.changes().items():
+                    out[f"{clock}|{middle}|{name}|seen"] = value
             else:
                 memory = self._memories[middle, clock, touched[2]]
                 assert memory is not None
@@ -253,16 +254,19 @@ class ShardAggregator:
         shard._from = {c: np.array(v, dtype=np.int64) for c, v in meta["from"].items()}
         shard.sealed = meta["sealed"]
         slots: dict[tuple[str, str], dict[str, Rows]] = {key: {} for key in shard._ladders}
+        seen: dict[tuple[str, str], dict[str, bytes]] = {}
         for key, value in state.items():
             match key.split("|"):
-                case [clock, kind, "seen"]:
-                    shard._seconds[clock, kind].seen.restore(value)
+                case [clock, kind, piece, "seen"]:
+                    seen.setdefault((clock, kind), {})[piece] = value
                 case [clock, kind, slot, "rows"]:
                     slots[clock, kind][slot] = snapshot.decode_rows(value)
                 case [clock, name, interval, "memory"]:
                     memory = shard._memories[name, clock, interval]
                     assert memory is not None
                     memory.restore(value)
+        for (clock, kind), pieces in seen.items():
+            shard._seconds[clock, kind].seen.restore(pieces)
         for (clock, kind), ladder in shard._ladders.items():
             ladder.restore(slots[clock, kind], meta["closed"][f"{clock}|{kind}"])
         return shard

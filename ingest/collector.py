@@ -19,11 +19,13 @@ from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
 from ingest.connection import Feed
+from ingest.healing import Healer
 from ingest.instruments import Instrument
 from ingest.log import Log, NewRecord
 from ingest.recorder import Recorder
 from ingest.recording import RecordingError, RecordingHeader
 from ingest.records import TICK_TOPICS, Source
+from ingest.resume import resume
 from ingest.session import Session
 from ingest.venues import Frame, venue
 
@@ -40,13 +42,15 @@ class CollectorSettings:
 
     `ws_url` and `trades` default to the venue's own. Collectors with the same subscriptions share
     a `shard`, by default the exchange's name. Ticks wait at most `batch_ms` or until `batch_rows`
-    of a kind and partition are there; a punctuation is written every `punctuation_ms`. Frames are
+    of a kind and partition are there. Gaps in the trades are filled from `rest_url`; without one
+    they are only recorded. A punctuation is written every `punctuation_ms`. Frames are
     recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
     records wait for the log, until fewer than `low_water` do.
     """
 
     exchange: str
     ws_url: str | None = None
+    rest_url: str | None = None
     trades: str | None = None
     collector: str = "c1"
     shard: str | None = None
@@ -105,6 +109,11 @@ class Collector:
         return bool(self._feeds) and self._appender.paused
 
     @property
+    def healing(self) -> int:
+        """Gaps found whose healing has not ended."""
+        return self._healer.waiting if self._feeds and self._healer else 0
+
+    @property
     def ticks(self) -> int:
         """Ticks parsed so far in this session."""
         return self._session.ticks if self._feeds else 0
@@ -126,6 +135,14 @@ class Collector:
         settings = self._settings
         session_id = str(self._clock.now())
         shard = settings.shard or settings.exchange
+        checks = await resume(
+            self._log,
+            settings.exchange,
+            self._universe.symbols,
+            self._partitions,
+            aggregated=settings.trades == "aggTrade",
+        )
+        self._healer = self._healer_of(settings)
         self._session = Session(
             Source(settings.exchange, shard, settings.collector, session_id),
             self._venue,
@@ -133,6 +150,8 @@ class Collector:
             self._partitions,
             self._clock,
             settings.batch_rows,
+            checks,
+            self._healer.add if self._healer else lambda gap: None,
         )
         self._recording = self._recording_of(session_id)
         self._appender = Appender(
@@ -159,6 +178,8 @@ class Collector:
         appending = asyncio.create_task(self._appender.run())
         working = [asyncio.create_task(feed.run()) for feed in self._feeds]
         working.append(asyncio.create_task(self._keep_time()))
+        if self._healer is not None:
+            working.append(asyncio.create_task(self._healer.run()))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({appending, stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +190,18 @@ class Collector:
             self._put(self._session.end())
             await self._drain(appending)
         _raise_first([appending, *working])
+
+    def _healer_of(self, settings: CollectorSettings) -> Healer | None:
+        if settings.rest_url is None:
+            return None
+        natives = {i.symbol: i.native for i in self._universe.instruments}
+        return Healer(
+            settings.exchange,
+            settings.rest_url,
+            natives,
+            lambda symbol, prints: self._put(self._session.healed(symbol, prints)),
+            lambda gap: self._put(self._session.gap(gap)),
+        )
 
     def _recording_of(self, session_id: str) -> "_Recording | None":
         directory = self._settings.record_dir

@@ -79,6 +79,10 @@ class Continuity(Protocol):
         """The next gap of each symbol is for this reason: a disconnect or a restart."""
         ...
 
+    def settled(self, symbol: str, first: int, last: int) -> None:
+        """What can be done about these ids has been done: they are in no gap any more."""
+        ...
+
 
 def continuity(exchange: str) -> Continuity:
     """The check that suits the venue's trade ids."""
@@ -274,6 +278,10 @@ class IdContinuity:
     def interrupted(self, reason: str) -> None:
         self._reason[:] = _REASONS.index(reason)
 
+    def settled(self, symbol: str, first: int, last: int) -> None:
+        if symbol in self._codes.symbols:
+            self._fill(self._codes.symbols.index(symbol), first, last)
+
     def _grow(self, codes: int) -> None:
         more = codes - len(self._top)
         if more > 0:
@@ -346,6 +354,13 @@ class FillContinuity:
 
     def interrupted(self, reason: str) -> None:
         self._interrupted = reason
+
+    def settled(self, symbol: str, first: int, last: int) -> None:
+        """Nothing: these gaps have no ids, and are due once."""
+
+    def reopen(self, gaps: Sequence[Gap]) -> None:
+        """Gaps of an earlier session whose healing did not end."""
+        self._due += gaps
 
 
 def without(gap: Gap, first: int, last: int, aggregate: int = 0) -> list[Gap]:

@@ -23,6 +23,7 @@ PURE = (
     "ingest/instruments.py",
     "ingest/batches.py",
     "ingest/continuity.py",
+    "ingest/history.py",
     "ingest/venues/*.py",
     "ingest/simulator/market.py",
     "aggregate/intervals.py",

@@ -161,8 +161,8 @@ class _Stream:
         """What goes out, and behind it what has been overtaken often enough."""
         for held in self._held:
             held.left -= 1
-        out += [(0, h.event) for h in self._held if h.left < 0]
-        self._held = [h for h in self._held if h.left >= 0]
+        out += [(0, h.event) for h in self._held if h.left <= 0]
+        self._held = [h for h in self._held if h.left > 0]
         return out
 
     def expired(self, due: int) -> list[Event]:

@@ -46,14 +46,17 @@ class RisingIds:
         """Which rows have no id that was seen, also in a row before; those are remembered."""
         self._grow(int(code.max()) + 1)
         new: Mask = first > self._top[code]
-        apart = bool(((code[1:] != code[:-1]) | (first[1:] > last[:-1])).all())
-        if apart and new.all():
+        behind = (code[1:] == code[:-1]) & (first[1:] <= last[:-1])
+        disordered = behind.any()
+        if not disordered and new.all():
             self._add(code, first, last)
             return new
         for i in np.flatnonzero(~new).tolist():
             new[i] = not self._holds(int(code[i]), int(first[i]), int(last[i]))
-        if not apart and (first < last).any():
-            _leave_out_overlaps(code, first, last, new)
+        if disordered:
+            for who in np.unique(code[1:][behind]).tolist():
+                low, high = np.searchsorted(code, [who, who + 1])
+                _leave_out_overlaps(first[low:high], last[low:high], new[low:high])
         self._add(code[new], first[new], last[new])
         return new
 
@@ -132,21 +135,15 @@ def _touches(ranges: list[list[int]], first: int, last: int) -> bool:
     return at >= 0 and first <= ranges[at][1]
 
 
-def _leave_out_overlaps(code: I32, first: I64, last: I64, new: Mask) -> None:
-    """Of the rows that are `new`, in their order: one that overlaps an earlier one is a copy.
-
-    Only where rows of several ids meet others of the same code, as when a collector changes
-    between trades and aggregates; single ids are unique already.
-    """
-    for who in np.unique(code[first < last]).tolist():
-        low, high = np.searchsorted(code, [who, who + 1])
-        taken: list[list[int]] = []
-        for i in (low + np.flatnonzero(new[low:high])).tolist():
-            span = [int(first[i]), int(last[i])]
-            if _touches(taken, *span):
-                new[i] = False
-            else:
-                insort(taken, span)
+def _leave_out_overlaps(first: I64, last: I64, new: Mask) -> None:
+    """Of one code's rows that are `new`, in their order: one that overlaps an earlier is a copy."""
+    taken: list[list[int]] = []
+    for i in np.flatnonzero(new).tolist():
+        span = [int(first[i]), int(last[i])]
+        if _touches(taken, *span):
+            new[i] = False
+        else:
+            insort(taken, span)
 
 
 class HighWater:

@@ -41,6 +41,9 @@ STRADDLES = Counter(
     "Aggregates left out because a part of them was seen as single trades",
     ["exchange"],
 )
+FALLBACKS = Counter(
+    "perpflow_trade_feed_switches_total", "Switches of Binance's trade feed", ["exchange", "to"]
+)
 REST_REQUESTS = Counter(
     "perpflow_history_requests_total",
     "REST requests for history, by status",

@@ -65,6 +65,8 @@ class Session:
         self._pending_frames = 0
         self.ticks = 0
         """Ticks parsed so far: the `row` of the next."""
+        self.singles = self.quotes = 0
+        """Trades that were no aggregates, and quotes, flushed so far."""
         self._state = ParserState()
         self._aggregates: list[tuple[int, int]] = []
         self._state.aggregates = self._aggregates
@@ -104,6 +106,7 @@ class Session:
         self._parse()
         trades = self._checked(self._batches(self._trades, trades_batch))
         quotes = self._batches(self._quotes, quotes_batch)
+        self.quotes += sum(map(len, quotes.values()))
         due = self._coverage([*trades.values(), *quotes.values()])
         due += [self._record(TRADES_TOPIC, p, records.TRADES, encode(b)) for p, b in trades.items()]
         due += [self._record(QUOTES_TOPIC, p, records.QUOTES, encode(b)) for p, b in quotes.items()]
@@ -133,6 +136,7 @@ class Session:
         self._parse()
         native = next(i.native for i in self._universe.instruments if i.symbol == symbol)
         route, now = self._routes[native], self._clock.now()
+        self.singles -= len(prints)  # not of the stream
         for p in prints:
             row = (route.code, p.exchange_ms, now, p.id, p.count, p.side, p.price, p.size)
             route.trade((*row, HEALED, 0, self.ticks))
@@ -175,6 +179,7 @@ class Session:
 
     def _checked(self, batches: dict[int, Trades]) -> dict[int, Trades]:
         """The batches without the aggregates that can't be counted; gaps are noted on the way."""
+        self.singles += sum(map(len, batches.values())) - len(self._aggregates)
         numbers, self._aggregates[:] = np.array(self._aggregates, np.int64), []
         checked = {}
         for p, batch in batches.items():

@@ -22,6 +22,8 @@ what is left is for instrument lists and other collectors of the same address.""
 MAX_MISSING = 500_000
 """Longer gaps are for the venues' daily archives: over REST they would take all of the budget for
 a quarter of an hour and more."""
+KEY_WANTED = (400, 401, 403)
+"""Statuses by which Binance asks for an API key, as it may for historicalTrades (§7)."""
 RETRIES = 6
 FIRST_RETRY_S = 0.5
 DEFAULT_RETRY_AFTER_S = {429: 10.0, 418: 120.0}
@@ -53,6 +55,10 @@ class Budget:
 class _Refused(Exception):
     """The venue will not answer this: why, in words for the gap's record."""
 
+    def __init__(self, why: str, status: int = 0) -> None:
+        super().__init__(why)
+        self.status = status
+
 
 class Healer:
     """Fills the gaps it is given, the smallest first, until its task is cancelled.
@@ -78,6 +84,7 @@ class Healer:
         self._budget = Budget(*BUDGETS[exchange])
         self._gaps: asyncio.PriorityQueue[tuple[int, int, Gap]] = asyncio.PriorityQueue()
         self._added = 0
+        self._trades = True  # Binance's single trades are there for us
         self.waiting = 0
 
     def add(self, gap: Gap) -> None:
@@ -101,13 +108,17 @@ class Healer:
         try:
             if (gap.missing or 0) > MAX_MISSING:
                 raise _Refused(f"more than {MAX_MISSING} trades")
-            steps = walk(self._exchange, self._natives[gap.symbol], gap)
+            steps = walk(self._exchange, self._natives[gap.symbol], gap, trades=self._trades)
             async for prints in self._pages(client, steps):
                 healed += len(prints)
                 covered += sum(p.count for p in prints)
                 self._deliver(gap.symbol, prints)
             why = steps.why()
         except _Refused as refused:
+            if refused.status in KEY_WANTED and self._exchange == BINANCE and self._trades:
+                self._trades = False
+                _log.warning("history by aggregates from now on", reason=str(refused))
+                return await self._heal(client, gap)
             why = str(refused)
         state = WHOLE if not why else PARTLY if healed else UNHEALABLE
         missing = None if gap.missing is None else max(gap.missing - covered, 0)
@@ -163,7 +174,7 @@ class Healer:
             elif status >= 500:
                 await asyncio.sleep(FIRST_RETRY_S * 2**attempt)
             else:
-                break
+                raise _Refused(problem, status)
         raise _Refused(problem)
 
 

@@ -6,7 +6,8 @@ A walk asks page after page until the gap is covered:
         prints = walk.take(<the decoded body>)
 
     Binance      /fapi/v1/historicalTrades by fromId: ≤ 500 market trades, weight 20, one month
-                 /fapi/v1/aggTrades by fromId: ≤ 1000 aggregates, weight 20, 24 h  (EXCHANGES §1.4)
+                 /fapi/v1/aggTrades by fromId: ≤ 1000 aggregates, weight 20, 24 h  (EXCHANGES §1.4);
+                 by time, ≤ 1 h, where historicalTrades is refused: it may want an API key (§7)
     OKX          /api/v5/market/history-trades after an id: ≤ 100 fills, newest first; the time
                  paging loses fills of one ms at page ends  (§2.4)
     Hyperliquid  POST /info recentTrades: a short list without a range  (§3.3)
@@ -25,9 +26,11 @@ _MS = 1_000_000
 _OKX_SIDES = {"buy": BUY, "sell": SELL}
 _HYPERLIQUID_SIDES = {"B": BUY, "A": SELL}
 _BINANCE_TRADES, _BINANCE_AGGREGATES, _OKX_TRADES = 500, 1_000, 100
+_BEFORE_MS, _HOUR_MS = 5_000, 3_600_000
 
 NOT_LISTED = "the venue lists no market trade under these ids"
 ENDS_EARLY = "the venue's list ends inside the gap"
+SPLIT = "at an end of the gap only a part of an aggregate is missing"
 TOO_SHORT = "the venue's list of recent trades is too short"
 
 
@@ -77,14 +80,17 @@ class Walk(Protocol):
         ...
 
 
-def walk(exchange: str, native: str, gap: Gap) -> Walk:
-    """How to fill the gap from that venue's history."""
+def walk(exchange: str, native: str, gap: Gap, *, trades: bool = True) -> Walk:
+    """How to fill the gap from that venue's history; not by Binance's single `trades` if those
+    are refused."""
     if exchange == HYPERLIQUID:
         return _Recent(native, gap)
     if exchange == OKX:
         return _OkxTrades(native, gap)
     assert exchange == BINANCE
-    return _BinanceAggregates(native, gap) if gap.aggregates else _BinanceTrades(native, gap)
+    if gap.aggregates:
+        return _BinanceAggregates(native, gap)
+    return _BinanceTrades(native, gap) if trades else _BinanceByTime(native, gap)
 
 
 def _ends(gap: Gap) -> tuple[int, int]:
@@ -158,6 +164,55 @@ class _BinanceAggregates:
 
     def why(self) -> str:
         return ENDS_EARLY if self._at <= self._last else ""
+
+
+class _BinanceByTime:
+    """Aggregates around the time of the gap: those inside it are taken, whole."""
+
+    def __init__(self, native: str, gap: Gap) -> None:
+        self._native = native
+        self._first, self._last = _ends(gap)
+        # Exchange stamps may step back, and an aggregate has the time of its first fill.
+        self._since = gap.exchange_ts // _MS - _BEFORE_MS
+        self._until = gap.exchange_to // _MS + _BEFORE_MS
+        self._from: int | None = None
+        self._reached_back = self._passed = self._split = False
+        self.behind = False
+
+    def next(self) -> Request | None:
+        if self._passed or (self._from is None and self._since > self._until):
+            return None
+        params = {"symbol": self._native, "limit": str(_BINANCE_AGGREGATES)}
+        if self._from is None:
+            until = min(self._since + _HOUR_MS - 1, self._until)
+            params |= {"startTime": str(self._since), "endTime": str(until)}
+        else:
+            params |= {"fromId": str(self._from)}
+        return Request("GET", "/fapi/v1/aggTrades", params, None, 20)
+
+    def take(self, body: object) -> list[Print]:
+        rows = _rows(body)
+        try:
+            numbered = [(int(row["a"]), _binance_aggregate(row)) for row in rows]
+        except BAD_FRAME as error:
+            raise BadAnswer(f"aggTrades with {error!r}") from error
+        prints = [p for _, p in numbered]
+        self.behind = not prints and self._from is not None
+        self._reached_back |= any(p.id < self._first for p in prints)
+        self._passed |= any(p.id >= self._last for p in prints)
+        inside = [p for p in prints if self._first <= p.id - p.count + 1 and p.id <= self._last]
+        touching = [p for p in prints if p.id >= self._first and p.id - p.count < self._last]
+        self._split |= len(touching) > len(inside)
+        if numbered:
+            self._from = max(a for a, _ in numbered) + 1
+        elif self._from is None:
+            self._since += _HOUR_MS
+        return inside
+
+    def why(self) -> str:
+        if self._split:
+            return SPLIT
+        return "" if self._passed and self._reached_back else ENDS_EARLY
 
 
 class _OkxTrades:

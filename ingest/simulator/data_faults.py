@@ -47,11 +47,13 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """REST history answers `status` (429, 418) with that Retry-After instead, now and then."""
+    """REST history answers `status` (429, 418, 401 for want of an API key) with that Retry-After
+    instead, now and then; only on paths that match `paths` (a glob)."""
 
     status: int
     chance: float
     retry_after_s: float
+    paths: str = "*"
 
 
 @dataclass(slots=True)
@@ -102,10 +104,10 @@ class DataFaults:
             if name == exchange:
                 yield from stream.expired(due)
 
-    def throttled(self) -> Throttle | None:
+    def throttled(self, path: str) -> Throttle | None:
         """The refusal of this request for history, if it is refused."""
         for throttle in self._throttles:
-            if self._rest.random() < throttle.chance:
+            if fnmatchcase(path, throttle.paths) and self._rest.random() < throttle.chance:
                 self.struck[str(throttle.status)] += 1
                 return throttle
         return None

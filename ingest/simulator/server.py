@@ -200,7 +200,7 @@ class Simulator:
             return None
         answers = (ledger.answer(path, query) for ledger in self.ledgers.values())
         found = next((answer for answer in answers if answer is not None), None)
-        throttle = self._faults.throttled() if found and self._faults else None
+        throttle = self._faults.throttled(path) if found and self._faults else None
         if throttle is not None:
             body = b'{"code":-1003,"msg":"Too many requests"}'
             return throttle.status, body, {"Retry-After": f"{throttle.retry_after_s:g}"}

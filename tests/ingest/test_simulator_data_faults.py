@@ -97,6 +97,6 @@ def test_a_seed_is_a_script_for_each_stream() -> None:
 
 def test_throttles_come_with_their_chance() -> None:
     faults = DataFaults(1, [], [Throttle(418, 0.0, 9.0), Throttle(429, 0.5, 1.0)])
-    found = [faults.throttled() for _ in range(400)]
+    found = [faults.throttled("/info") for _ in range(400)]
     assert {t.status for t in found if t} == {429}
     assert 150 < faults.struck["429"] < 250

@@ -1,5 +1,6 @@
 """The simulated venues' REST history, asked through the walks that fill gaps with it."""
 
+from dataclasses import replace
 from math import inf
 
 import httpx
@@ -34,8 +35,10 @@ def gap(first: int, last: int, aggregates: tuple[int, int] | None = None) -> Gap
     return Gap("s", IDS, first, last, last - first + 1, SEQUENCE, *ends, START, aggregates)
 
 
-def walked(book: Ledger, exchange: str, missing: Gap) -> tuple[list[Print], str]:
-    steps = walk(exchange, DEFAULT_NATIVES[exchange][0], missing)
+def walked(
+    book: Ledger, exchange: str, missing: Gap, *, trades: bool = True
+) -> tuple[list[Print], str]:
+    steps = walk(exchange, DEFAULT_NATIVES[exchange][0], missing, trades=trades)
     found: list[Print] = []
     while (request := steps.next()) is not None:
         answer = book.answer(request.path, {**request.params, **(request.body or {})})
@@ -66,6 +69,25 @@ def test_binance_aggregates_of_a_gap() -> None:
     found, why = walked(book, BINANCE, gap(missing[0]["f"], missing[-1]["l"], ends))
     assert why == ""
     assert [(p.id, p.count) for p in found] == [(r["l"], r["l"] - r["f"] + 1) for r in missing]
+
+
+@pytest.mark.parametrize("seconds", [60, 600])
+def test_binance_trades_of_a_gap_by_time_as_aggregates(seconds: float) -> None:
+    book = ledger(BINANCE, seconds)
+    known = book.trades("btcusdt@aggTrade")
+    missing = known[20:-20]
+    ends = (known[19]["T"] * 10**6, known[-20]["T"] * 10**6)
+    first, last = missing[0]["f"], missing[-1]["l"]
+    whole = replace(gap(first, last), exchange_ts=ends[0], exchange_to=ends[1])
+    found, why = walked(book, BINANCE, whole, trades=False)
+    assert why == ""
+    assert [(p.id, p.count) for p in found] == [(r["l"], r["l"] - r["f"] + 1) for r in missing]
+    # Of an aggregate that is only in part inside, nothing can be had.
+    split = next(i for i, r in enumerate(missing) if r["f"] < r["l"])
+    part = replace(whole, first_missing=missing[split]["l"])
+    found, why = walked(book, BINANCE, part, trades=False)
+    assert "part of an aggregate" in why
+    assert [p.id for p in found] == [r["l"] for r in missing[split + 1 :]]
 
 
 def test_okx_fills_of_a_gap_over_pages() -> None:

@@ -24,6 +24,7 @@ from ingest.log import Log
 from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.universe import fetch_instruments
+from ingest.venues import VENUES
 from publish import health
 from publish.publisher import Publisher
 from publish.settings import Settings
@@ -77,6 +78,7 @@ async def _collectors(settings: Settings, log: Log) -> list[Collector]:
             CollectorSettings(
                 name,
                 ws_url=venue.ws_url,
+                rest_url=venue.rest_url or VENUES[name].rest_url,
                 trades=venue.trades,
                 collector=ingest.collector,
                 batch_ms=ingest.batch_ms,

@@ -22,6 +22,8 @@ PURE = (
     "ingest/records.py",
     "ingest/instruments.py",
     "ingest/batches.py",
+    "ingest/continuity.py",
+    "ingest/history.py",
     "ingest/venues/*.py",
     *(f"ingest/simulator/{n}.py" for n in ("market", "prices", "flow", "frames", "venue_frames")),
     *(f"ingest/simulator/{n}.py" for n in ("listings", "protocols")),

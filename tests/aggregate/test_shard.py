@@ -128,6 +128,17 @@ def test_sealing_in_steps_gives_the_same_bits(trades, steps):
     assert bits(collect(out)) == bits(want)
 
 
+@settings(max_examples=30, deadline=None)
+@given(strategies.trades(max_size=25), strategies.quotes(max_size=25), st.integers(1, 7))
+def test_passes_of_any_size_give_the_same_bits(trades, quotes, size):
+    want, _ = aggregate(trades, quotes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aggregate.shard.PASS_TICKS", size)
+        patch.setattr("aggregate.shard.PASS_ROWS", 2 * size)
+        got, _ = aggregate(trades, quotes, (5,))
+    assert bits(got) == bits(want)
+
+
 def tick(exchange_s, local_s, **more):
     price, qty = more.pop("price", 100.0), more.pop("qty", 1.0)
     return {

@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import active_children
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
 
+from ingest.errors import UserError
 from ingest.recorded import recorded_ticks
 from publish.replay import ReplayOptions, ReplaySummary, replay
 from tests.end_to_end.oracle import CLOCKS, SECONDS, Oracle
@@ -323,3 +325,16 @@ def test_backlog_is_told_apart_however_the_work_is_cut(
     out = f"file://{tmp_path}"
     replay(ReplayOptions(files, HYPERLIQUID, out, partial=True, processes=processes))
     assert contents(tmp_path) == contents(hyperliquid.out)
+
+
+def test_a_killed_process_is_told(tmp_path: Path) -> None:
+    files = binance("ethusdt_20240719.gz", "btcusdt_20240719.gz")
+    options = ReplayOptions(files, BINANCE, f"file://{tmp_path}", partial=True, processes=2)
+
+    def kill(stage: str, done: int, total: int) -> None:
+        for child in active_children():
+            child.kill()
+
+    with pytest.raises(UserError, match="was killed, perhaps for want of memory"):
+        replay(options, kill)
+    assert not list(tmp_path.rglob("*.parquet"))

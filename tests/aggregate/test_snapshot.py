@@ -81,6 +81,8 @@ def layouts(exchange):
             parts[2] = "<interval>/<slot>"
         elif parts[-1] == "memory":
             parts[2] = "<interval>"
+        elif parts[-1] == "seen" and parts[2].isdigit():
+            parts[2] = "<slot>"
         if parts[-1] != "seen":  # venues without ordered ids keep keys of one clock only
             parts = ["<clock>" if part in CLOCKS else part for part in parts]
         name, own = "|".join(parts), layout(value)

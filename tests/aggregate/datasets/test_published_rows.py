@@ -96,6 +96,8 @@ def test_any_volatility_gives_scores_of_that_form(volatility):
         SEPTEMBER_2025,
         buy_large_notional=[max(d, 0.0) for d in DELTAS],
         sell_large_notional=[max(-d, 0.0) for d in DELTAS],
+        buy_qty=np.ones(5),
+        sell_qty=np.ones(5),
         rv2=[v * v for v in volatility],
     )
     assert row["volume_delta_notional"].tolist() == list(DELTAS)
@@ -111,5 +113,6 @@ def test_any_volatility_gives_scores_of_that_form(volatility):
 
 
 def test_one_volatility_for_all_hours_has_no_score():
-    row = finish(SEPTEMBER_2025, buy_large_notional=[1.0, 2.0, 3.0], rv2=[0.25, 0.25, 0.25])
+    deltas, rv2 = [1.0, 2.0, 3.0], [0.25, 0.25, 0.25]
+    row = finish(SEPTEMBER_2025, buy_large_notional=deltas, buy_qty=deltas, rv2=rv2)
     assert np.isnan(row["flow_toxicity_score"]).all()

@@ -255,7 +255,7 @@ def _polars_forms(frame: Any) -> dict[str, Callable[[], pa.Table]]:
     for engine in ("in-memory", "streaming"):
         for form in (filters, masked, packed):
             name = f"polars group_by, {form.__name__}, {engine}"
-            forms[name] = lambda form=form, engine=engine: form(engine)  # type: ignore[misc]
+            forms[name] = lambda form=form, engine=engine: form(engine)
     return forms
 
 
@@ -334,7 +334,7 @@ SELECT code, time, buy_qty AS taker_buy_volume, sell_qty AS taker_sell_volume,
        buy_n / nullif(buy_n + sell_n, 0) AS taker_buy_sell_count_percentage,
        {", ".join(_duckdb_buckets())}
 FROM shares WINDOW so_far AS (PARTITION BY code ORDER BY time ROWS UNBOUNDED PRECEDING)"""
-        forms[f"DuckDB, {name}"] = lambda query=query: db.sql(query).to_arrow_table()  # type: ignore[misc]
+        forms[f"DuckDB, {name}"] = lambda query=query: db.sql(query).to_arrow_table()
     return forms
 
 

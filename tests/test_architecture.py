@@ -21,6 +21,7 @@ PURE = (
     "ingest/ticks.py",
     "ingest/records.py",
     "ingest/instruments.py",
+    "ingest/selection.py",
     "ingest/batches.py",
     "ingest/venues/*.py",
     *(f"ingest/simulator/{n}.py" for n in ("market", "prices", "flow", "frames", "venue_frames")),

@@ -5,6 +5,8 @@ requests in 2 s, weight 20 of Hyperliquid's 1200 a minute for each dex.
 """
 
 import asyncio
+import os
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,7 +163,7 @@ async def _body(
             f"{exchange}: no answer from {request.url} in {ANSWER_S:g} s"
         ) from error
     except httpx.HTTPError as error:
-        reason = str(error) or type(error).__name__
+        reason = why(error)
         raise UniverseError(f"{exchange}: can't reach {request.url}: {reason}") from error
     except ValueError as error:
         raise UniverseError(f"{exchange}: {request.url} did not answer JSON: {error}") from error
@@ -172,6 +174,21 @@ def _is_transient(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code >= 500
     return isinstance(error, httpx.TransportError | TimeoutError)
+
+
+def why(error: BaseException) -> str:
+    """The system's words where there are any: httpx says "All connection attempts failed"."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, BaseExceptionGroup):
+            inner = inner.exceptions[0]
+        if isinstance(inner, ssl.SSLError):
+            return str(inner)
+        if isinstance(inner, OSError) and inner.errno is not None:
+            # Of a refused connection asyncio's own text leaves out that it was refused.
+            return os.strerror(inner.errno) if inner.errno > 0 else str(inner.strerror)
+        inner = inner.__cause__ or inner.__context__
+    return str(error) or type(error).__name__
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -210,6 +210,26 @@ def instruments(
     _await(show_instruments(settings, InstrumentsOptions(venue, patterns or (), cached, as_json)))
 
 
+@app.command()
+def doctor(
+    timeout: Annotated[
+        int | None,
+        typer.Option(
+            parser=_nanoseconds, metavar="DURATION", help="How long a step may take [default: 10s]"
+        ),
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Check that the configured venues can be collected from here, step by step."""
+    settings = _settings(config, assignments)
+    if not settings.venues.enabled():
+        raise UserError(_NO_VENUE)
+    from publish.doctor import examine
+
+    _await(examine(settings, (timeout or 10_000_000_000) / 1e9))
+
+
 @app.command("check-config")
 def check_config(config: Config = None, assignments: Assignments = None) -> None:
     """Check the settings and print those in effect, as TOML without secrets."""

@@ -61,3 +61,14 @@ QUEUED_BYTES = Gauge(
 RECORDING_FAILURES = Counter(
     "perpflow_recording_failures_total", "Writes of frame recordings that failed", ["exchange"]
 )
+INSTRUMENTS = Gauge("perpflow_instruments", "Instruments the settings select", ["exchange"])
+LIST_FAILURES = Counter(
+    "perpflow_instrument_list_failures_total",
+    "Instrument lists that could not be fetched over REST",
+    ["exchange"],
+)
+LIST_FETCHED = Gauge(
+    "perpflow_instrument_list_fetched_timestamp_seconds",
+    "When the instrument list was last fetched",
+    ["exchange"],
+)

@@ -21,6 +21,7 @@ PURE = (
     "ingest/ticks.py",
     "ingest/records.py",
     "ingest/instruments.py",
+    "ingest/selection.py",
     "ingest/batches.py",
     "ingest/continuity.py",
     "ingest/history.py",

@@ -224,7 +224,9 @@ class Collector:
             return None
         exchange = self._settings.exchange
         instruments = self._universe.instruments
-        header = RecordingHeader(exchange, session_id, self._clock.now(), instruments)
+        header = RecordingHeader(
+            exchange, session_id, self._clock.now(), instruments, covered=False
+        )
         return _Recording(Recorder(directory, header), exchange)
 
     def _deliver(self, feed: Feed, frames: list[Frame]) -> None:

@@ -25,11 +25,13 @@ from ingest.recorder import Recorder
 from ingest.recording import RecordingError, RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.session import Session
+from ingest.spool import Spool
 from ingest.venues import Frame, venue
 
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
 FLUSH_RECORDING_NS = 1_000_000_000
+SPOOL_BYTES = 1 << 30
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +44,8 @@ class CollectorSettings:
     a `shard`, by default the exchange's name. Ticks wait at most `batch_ms` or until `batch_rows`
     of a kind and partition are there; a punctuation is written every `punctuation_ms`. Frames are
     recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
-    records wait for the log, until fewer than `low_water` do.
+    records wait for the log, until fewer than `low_water` do; with `spool_dir` records that the log
+    does not take wait on disk first, up to `spool_bytes`, and survive a kill.
     """
 
     exchange: str
@@ -56,6 +59,8 @@ class CollectorSettings:
     record_dir: Path | None = None
     high_water: int = HIGH_WATER
     low_water: int = LOW_WATER
+    spool_dir: Path | None = None
+    spool_bytes: int = SPOOL_BYTES
 
 
 class Collector:
@@ -134,6 +139,7 @@ class Collector:
             self._clock,
             settings.batch_rows,
         )
+        self._spool = await asyncio.to_thread(self._open_spool)
         self._recording = self._recording_of(session_id)
         self._appender = Appender(
             self._log,
@@ -142,6 +148,7 @@ class Collector:
             resume=self._resume,
             high_water=settings.high_water,
             low_water=settings.low_water,
+            spool=self._spool,
         )
         self._feeds = [
             Feed(
@@ -169,6 +176,13 @@ class Collector:
             self._put(self._session.end())
             await self._drain(appending)
         _raise_first([appending, *working])
+
+    def _open_spool(self) -> Spool | None:
+        settings = self._settings
+        if settings.spool_dir is None:
+            return None
+        mine = f"{settings.exchange}.{settings.collector}"
+        return Spool(settings.spool_dir / mine, settings.spool_bytes)
 
     def _recording_of(self, session_id: str) -> "_Recording | None":
         directory = self._settings.record_dir
@@ -224,17 +238,32 @@ class Collector:
             feed.resume()
 
     async def _drain(self, appending: asyncio.Task[None]) -> None:
-        drained = asyncio.create_task(self._appender.drain())
+        """Let the log take what waits; what it doesn't take in time stays in the spool."""
+        appender, spool = self._appender, self._spool
+        drained = asyncio.create_task(appender.drain())
+        # A log that is down is not waited for when nothing is lost by it.
+        timeout = 0.0 if spool is not None and appender.failing else STOP_S
         await asyncio.wait(
-            {appending, drained}, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED
+            {appending, drained}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
         )
-        if self._appender.waiting:
+        await _cancel([drained, appending])
+        if spool is not None:
+            await appender.spill()
+            await asyncio.to_thread(spool.close)
+        spooled = appender.spooled
+        if spool is not None and spooled:
+            _log.warning(
+                "stopped before the log took everything; the next start appends the rest",
+                exchange=self._settings.exchange,
+                records=spooled,
+                spool=str(spool.directory),
+            )
+        if appender.waiting > spooled:
             _log.error(
                 "stopped before the log took everything",
                 exchange=self._settings.exchange,
-                records_lost=self._appender.waiting,
+                records_lost=appender.waiting - spooled,
             )
-        await _cancel([drained, appending])
 
 
 class _Recording:

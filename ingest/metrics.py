@@ -38,3 +38,10 @@ QUEUED_BYTES = Gauge(
 RECORDING_FAILURES = Counter(
     "perpflow_recording_failures_total", "Writes of frame recordings that failed", ["exchange"]
 )
+SPOOLED = Counter(
+    "perpflow_records_spooled_total", "Records that went to the spool on disk", ["exchange"]
+)
+SPOOL_BYTES = Gauge("perpflow_spool_bytes", "Bytes in the spool on disk", ["exchange"])
+SPOOL_FAILURES = Counter(
+    "perpflow_spool_failures_total", "Writes to the spool that failed", ["exchange"]
+)

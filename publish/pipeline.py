@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import structlog
 
@@ -83,6 +84,8 @@ async def _collectors(settings: Settings, log: Log) -> list[Collector]:
                 batch_rows=ingest.batch_rows,
                 punctuation_ms=ingest.punctuation_ms,
                 record_dir=ingest.record_dir,
+                spool_dir=ingest.spool_dir or Path(f"{settings.log.path}.spool"),
+                spool_bytes=ingest.spool_mb << 20,
             ),
             instruments,
             log,

@@ -176,13 +176,19 @@ class Venues(Section):
 
 
 class IngestSettings(Section):
-    """Collectors. `record_dir`: where raw frames are recorded too; none: they are not."""
+    """Collectors. `record_dir`: where raw frames are recorded too; none: they are not.
+
+    What the log can't take waits in `spool_dir` (by default beside the log, `<log.path>.spool`), up
+    to `spool_mb` a venue, then reading pauses.
+    """
 
     collector: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "c1"
     batch_ms: Annotated[int, Number, Field(ge=1, le=1000)] = 50
     batch_rows: Annotated[int, Number, Field(ge=1, le=65_536)] = 4096
     punctuation_ms: Annotated[int, Number, Field(ge=10, le=5000)] = 250
     record_dir: Path | None = None
+    spool_dir: Path | None = None
+    spool_mb: Annotated[int, Number, Field(ge=1)] = 1024
 
 
 class AggregateSettings(Section):

@@ -22,6 +22,7 @@ PURE = (
     "ingest/records.py",
     "ingest/instruments.py",
     "ingest/batches.py",
+    "ingest/watchdog.py",
     "ingest/venues/*.py",
     "ingest/simulator/market.py",
     "aggregate/intervals.py",

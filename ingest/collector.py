@@ -18,8 +18,10 @@ from ingest import metrics
 from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
-from ingest.connection import Feed
+from ingest.feed import Feed
 from ingest.instruments import Instrument
+from ingest.limits import LIMITS, Limiter, Limits
+from ingest.line import Line
 from ingest.log import Log, NewRecord
 from ingest.recorder import Recorder
 from ingest.recording import RecordingError, RecordingHeader
@@ -32,6 +34,10 @@ STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
 FLUSH_RECORDING_NS = 1_000_000_000
 SPOOL_BYTES = 1 << 30
+RENEW_BEFORE_S = 3600.0
+"""How long before the venue would end a connection another takes over."""
+STAGGER_S = 97.0
+"""Between the ends of connections that were opened together."""
 
 _log = structlog.get_logger(__name__)
 
@@ -94,6 +100,13 @@ class Collector:
         self._endpoints = self._venue.endpoints(
             instruments, settings.trades or self._venue.trade_channels[0]
         )
+        most = LIMITS.get(settings.exchange, Limits()).subscriptions
+        streams = sum(len(endpoint.channels) for endpoint in self._endpoints)
+        if most is not None and streams > most:
+            raise ValueError(
+                f"{settings.exchange} allows {most} subscriptions, {len(instruments)} instruments "
+                f"need {streams}: choose fewer"
+            )
         self._feeds: list[Feed] = []
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -150,18 +163,7 @@ class Collector:
             low_water=settings.low_water,
             spool=self._spool,
         )
-        self._feeds = [
-            Feed(
-                settings.exchange,
-                settings.ws_url or self._venue.ws_url,
-                endpoint,
-                self._venue.heartbeat,
-                self._clock,
-                self._deliver,
-                self._changed,
-            )
-            for endpoint in self._endpoints
-        ]
+        self._feeds = self._feeds_of(LIMITS.get(settings.exchange, Limits()))
         self._put(self._session.start())
         appending = asyncio.create_task(self._appender.run())
         working = [asyncio.create_task(feed.run()) for feed in self._feeds]
@@ -176,6 +178,27 @@ class Collector:
             self._put(self._session.end())
             await self._drain(appending)
         _raise_first([appending, *working])
+
+    def _feeds_of(self, limits: Limits) -> list[Feed]:
+        """A feed an endpoint, sharing the venue's limits; their connections end at other times."""
+        limiter = Limiter(limits)
+        age = self._venue.max_age_s
+        return [
+            Feed(
+                self._settings.exchange,
+                self._settings.ws_url or self._venue.ws_url,
+                endpoint,
+                self._venue.heartbeat,
+                self._clock,
+                self._deliver,
+                self._changed,
+                requests=self._venue.requests,
+                limiter=limiter,
+                renew_s=None if age is None else age - RENEW_BEFORE_S - i * STAGGER_S % 3600,
+                overlap=limits.leave_room(sum(len(e.channels) for e in self._endpoints)),
+            )
+            for i, endpoint in enumerate(self._endpoints)
+        ]
 
     def _open_spool(self) -> Spool | None:
         settings = self._settings
@@ -193,10 +216,10 @@ class Collector:
         header = RecordingHeader(exchange, session_id, self._clock.now(), instruments)
         return _Recording(Recorder(directory, header), exchange)
 
-    def _deliver(self, feed: Feed, frames: list[Frame]) -> None:
+    def _deliver(self, line: Line, frames: list[Frame]) -> None:
         if self._recording is not None:
             self._recording.add(frames)
-        self._put(self._session.receive(frames, feed.notice))
+        self._put(self._session.receive(frames, line.notice, line))
 
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
         if what != "subscribed":

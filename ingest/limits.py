@@ -30,6 +30,10 @@ class Limits:
     open_connections: int | None = None
     subscriptions: int | None = None
 
+    def leave_room(self, subscriptions: int) -> bool:
+        """Whether so many may stand twice for a moment, on an old and a new connection."""
+        return self.subscriptions is None or 2 * subscriptions <= self.subscriptions
+
 
 LIMITS = {
     BINANCE: Limits(connections=((280, 300.0), (5, 1.0)), line_messages=((5, 1.0),)),
@@ -71,7 +75,7 @@ class Limiter:
 
     def __init__(
         self,
-        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        limits: Limits = Limits(),
         *,
         now: Callable[[], float] | None = None,
         sleep: "Callable[[float], asyncio.Future[None]] | None" = None,

@@ -45,3 +45,12 @@ SPOOL_BYTES = Gauge("perpflow_spool_bytes", "Bytes in the spool on disk", ["exch
 SPOOL_FAILURES = Counter(
     "perpflow_spool_failures_total", "Writes to the spool that failed", ["exchange"]
 )
+RENEWED = Counter(
+    "perpflow_connections_replaced_total",
+    "Connections replaced before they ended: age, notice, silence",
+    ["exchange", "reason"],
+)
+SILENT = Counter("perpflow_channel_silent_total", "Channels found silent", ["exchange", "kind"])
+GIVEN_UP = Counter(
+    "perpflow_subscriptions_given_up_total", "Refused subscriptions given up", ["exchange"]
+)

@@ -15,6 +15,8 @@ from ingest.ticks import F64, I32, I64
 _UNIT = {"month": "datetime64[M]", "day": "datetime64[D]"}
 _PADDING = 8
 """A pass uses one padded matrix while that has at most this many cells per row of input."""
+_WIDE = 8
+"""With more segments than this, sums run across all of them at once."""
 
 
 class ExpandingZ:
@@ -71,25 +73,23 @@ class ExpandingZ:
         self._sums[restarted, 0] = values[:, starts[fresh]].T
         self._period[who] = when
 
-        longest = int(lengths.max())
-        step = np.arange(longest)
-        inside = step < lengths[:, None]
-        at = np.where(inside, starts[:, None] + step, 0)
-        n = self._n[who][:, None] + step + 1
+        # Row r of segment s is cell (r, s) of a matrix whose columns are summed downwards.
+        segments = len(starts)
+        segment = np.repeat(np.arange(segments), lengths)
+        ends = np.cumsum(lengths)
+        step = np.arange(len(segment)) - np.repeat(ends - lengths, lengths)
+        cell = step * segments + segment
+        at = starts[segment] + step
+        n = self._n[who][segment] + step + 1
+        shape = (int(lengths.max()), segments)
         for i in range(self._width):
-            d = values[i][at] - self._sums[who, 0, i][:, None]
-            d[~inside] = 0.0
-            s1 = self._extend(self._sums[who, 1, i], d)
-            s2 = self._extend(self._sums[who, 2, i], d * d)
-            out[i][at[inside]] = _z(d, s1, s2, n)[inside]
-            self._sums[who, 1, i] = s1[:, -1]
-            self._sums[who, 2, i] = s2[:, -1]
+            d = values[i][at] - self._sums[who, 0, i][segment]
+            s1 = _running(self._sums[who, 1, i], d, cell, shape)
+            s2 = _running(self._sums[who, 2, i], d * d, cell, shape)
+            out[i][at] = _z(d, s1, s2, n)
+            self._sums[who, 1, i] = s1[ends - 1]
+            self._sums[who, 2, i] = s2[ends - 1]
         self._n[who] += lengths
-
-    @staticmethod
-    def _extend(seed: F64, d: F64) -> F64:
-        """Running sums (segments, longest): cumsum adds one after the other from the seed."""
-        return np.cumsum(np.concatenate([seed[:, None], d], axis=1), axis=1)[:, 1:]
 
     def _grow(self, codes: int) -> None:
         more = codes - len(self._n)
@@ -111,12 +111,25 @@ class ExpandingZ:
         self._sums = np.array(state["sums"], dtype=np.float64).reshape(-1, 3, self._width)
 
 
+def _running(seed: F64, values: F64, cell: I64, shape: tuple[int, int]) -> F64:
+    """Running sums of `values` (n,) in the cells of a matrix, down each column from its seed."""
+    longest, segments = shape
+    matrix = np.zeros((longest + 1, segments))
+    matrix[0] = seed
+    matrix[1:].ravel()[cell] = values
+    if segments > _WIDE:
+        np.cumsum(matrix, axis=0, out=matrix)
+    else:
+        for column in matrix.T:
+            np.cumsum(column, out=column)
+    return matrix[1:].ravel()[cell]
+
+
 def _z(d: F64, s1: F64, s2: F64, n: npt.NDArray[np.int64]) -> F64:
     """(x − mean)/std from shifted sums; NaN where n < 2 or the variance is not positive."""
-    out = np.full(d.shape, np.nan)
-    mean = s1 / n
-    variance = np.zeros(d.shape)
-    np.divide(s2 - s1 * mean, n - 1, out=variance, where=n > 1)
-    ok = variance > 0
-    np.divide(d - mean, np.sqrt(variance, where=ok, out=np.ones(d.shape)), out=out, where=ok)
-    return out
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = s1 / n
+        variance = (s2 - s1 * mean) / (n - 1)
+        z: F64 = (d - mean) / np.sqrt(variance)
+    z[~(variance > 0)] = np.nan
+    return z

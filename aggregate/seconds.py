@@ -6,7 +6,7 @@ all instruments. So the rows depend on the set of ticks alone, not on batching o
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,10 +35,32 @@ class Chunk:
     high: int
 
 
-class Seen(Protocol):
-    def encode(self) -> bytes: ...
+class Ordered:
+    """The rows `index` of ticks (all in order if None); a column is gathered when it is used."""
 
-    def restore(self, value: bytes) -> None: ...
+    def __init__(self, ticks: Ticks, index: Array | None) -> None:
+        self.ticks = ticks
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.ticks if self.index is None else self.index)
+
+    def __getattr__(self, name: str) -> Array:
+        column: Array = getattr(self.ticks, name)
+        if self.index is not None:
+            column = np.take(column, self.index)
+        self.__dict__[name] = column
+        return column
+
+    def where(self, keep: Mask) -> "Ordered":
+        index = np.flatnonzero(keep) if self.index is None else self.index[keep]
+        return Ordered(self.ticks, index)
+
+
+class Seen(Protocol):
+    def changes(self) -> dict[str, bytes | None]: ...
+
+    def restore(self, state: Mapping[str, bytes]) -> None: ...
 
 
 def admit(ticks: Ticks, clock: str, lateness_ns: int | None, dropped: Counter[str]) -> Mask | None:
@@ -103,18 +125,17 @@ class Seconds:
         parts = self._release(cut * NS)
         if not parts:
             return None
-        ticks, rank = _join(parts)
-        order = self._canonical(ticks, rank)
-        if order is not None:
-            ticks, rank = ticks.take(order), None if rank is None else rank[order]
+        held, rank = _join(parts)
+        ticks = self._canonical(held, rank)
         keep = self._fresh(ticks)
         if not keep.all():
             self.dropped["duplicate"] += int((~keep).sum())
-            ticks = ticks.take(keep)
+            ticks = ticks.where(keep)
             if not len(ticks):
                 return None
-        second = self._stamps(ticks) // NS
-        groups = Groups(ticks.code, second)
+        ts = self._stamps(ticks)
+        second = ts // NS
+        groups = Groups(ticks.code, second, ts)
         computed = {d.name: d.from_ticks(ticks, groups) for d in self._datasets}
         return Rows(groups.first(ticks.code), groups.first(second), computed)
 
@@ -127,54 +148,58 @@ class Seconds:
             elif chunk.high < limit:
                 out.append(chunk)
             else:
-                ts = self._stamps(chunk.ticks)
-                early = ts < limit
-                ready, open_ = chunk.ticks.take(early), chunk.ticks.take(~early)
+                ready, open_ = self._split(chunk.ticks, limit)
                 out.append(Chunk(chunk.offset, chunk.collector, ready, chunk.low, limit - 1))
                 low = int(self._stamps(open_).min())
                 rest.append(Chunk(chunk.offset, chunk.collector, open_, low, chunk.high))
         self._held = rest
         return out
 
-    def _stamps(self, ticks: Ticks) -> I64:
+    def _split(self, ticks: Ticks, limit: int) -> tuple[Ticks, Ticks]:
+        """Rows stamped before `limit` and the others; views where the stamps are in order."""
+        stamps = self._stamps(ticks)
+        if (stamps[1:] >= stamps[:-1]).all():
+            at = int(np.searchsorted(stamps, limit))
+            return ticks.take(slice(None, at)), ticks.take(slice(at, None))
+        early = stamps < limit
+        return ticks.take(early), ticks.take(~early)
+
+    def _stamps(self, ticks: Ticks | Ordered) -> I64:
         return ticks.exchange_ts if self.clock == EXCHANGE else ticks.local_ts
 
-    def _sequence(self, ticks: Ticks) -> I64 | None:
-        """The venue's own order within a stamp, on the exchange clock of venues that have one."""
-        if self.clock != EXCHANGE or not self._ordered:
-            return None
-        return ticks.id if isinstance(ticks, Trades) else ticks.sequence
-
-    def _canonical(self, ticks: Ticks, rank: Array | None) -> Array | None:
-        """Index that sorts by instrument and then canonically; None if it is sorted already."""
-        keys = [self._stamps(ticks), self._sequence(ticks), ticks.local_ts, rank, ticks.row]
-        present = [key for key in keys if key is not None]
-        by_code = None
+    def _canonical(self, ticks: Ticks, rank: Array | None) -> Ordered:
+        """The ticks by instrument and then in canonical order."""
         code = ticks.code
+        by_code = None
         if (code[1:] < code[:-1]).any():
             by_code = np.argsort(code.astype(np.uint16), kind="stable")
-            code = code[by_code]
-        if _sorted(code, present, by_code):
-            return by_code
-        return np.lexsort((*reversed(present), ticks.code))
+        ordered = Ordered(ticks, by_code)
+        names = ["local_ts", "row"]
+        if self.clock == EXCHANGE:
+            sequence = ["id" if self.kind == "trades" else "sequence"] if self._ordered else []
+            names = ["exchange_ts", *sequence, *names]
+        keys = [getattr(ordered, name) for name in names]
+        if rank is not None:
+            keys.insert(-1, rank if by_code is None else rank[by_code])
+        if _sorted(ordered.code, keys):
+            return ordered
+        order = np.lexsort((*reversed(keys), ordered.code))
+        return Ordered(ticks, order if by_code is None else by_code[order])
 
-    def _fresh(self, ticks: Ticks) -> Mask:
+    def _fresh(self, ticks: Ordered) -> Mask:
         """Rows that are no copy of a row before them or of what an earlier seal has seen."""
         seen = self.seen
         if isinstance(seen, HighWater):
-            assert isinstance(ticks, Quotes)
             return seen.fresh(ticks.code, ticks.sequence, ticks.exchange_ts)
         if isinstance(seen, RisingIds):
-            assert isinstance(ticks, Trades)
             keep = _first_of_id(ticks)
             if keep is None:
                 return seen.fresh(ticks.code, ticks.id - ticks.count + 1, ticks.id)
-            at = np.flatnonzero(keep)
-            some = ticks.take(at)
-            keep[at] = seen.fresh(some.code, some.id - some.count + 1, some.id)
+            some = ticks.where(keep)
+            keep[keep] = seen.fresh(some.code, some.id - some.count + 1, some.id)
             return keep
         assert isinstance(seen, RecentKeys)
-        keys = _keys(ticks)
+        keys = self._keys(ticks)
         _, first = np.unique(keys, return_index=True)
         first.sort()
         keep = np.zeros(len(keys), dtype=bool)
@@ -183,12 +208,17 @@ class Seconds:
             keep[first] = seen.fresh(keys[first], int(ticks.local_ts.max()))
         return keep
 
+    def _keys(self, ticks: Ordered) -> Array:
+        if self.kind == "trades":
+            return mix(ticks.code, ticks.exchange_ts, ticks.id)
+        content = (ticks.bid_price, ticks.bid_qty, ticks.ask_price, ticks.ask_qty)
+        return mix(ticks.code, ticks.exchange_ts, *content)
 
-def _sorted(code: Array, keys: Sequence[Array], index: Array | None) -> bool:
-    """Whether rows (through `index`) are in order of code, then of the keys in turn."""
+
+def _sorted(code: Array, keys: Sequence[Array]) -> bool:
+    """Whether rows are in order of code, then of the keys in turn."""
     tie = code[1:] == code[:-1]
-    for key in keys:
-        values = key if index is None else key[index]
+    for values in keys:
         before, after = values[:-1], values[1:]
         if (tie & (after < before)).any():
             return False
@@ -212,7 +242,7 @@ def _join(chunks: Sequence[Chunk]) -> tuple[Ticks, Array | None]:
     return ticks, np.repeat(ranks, [len(chunk.ticks) for chunk in chunks])
 
 
-def _first_of_id(trades: Trades) -> Mask | None:
+def _first_of_id(trades: Ordered) -> Mask | None:
     """Mask of each id's copy with the smallest (local_ts, collector), None if ids are unique.
 
     Rows are in canonical order, in which that copy comes first among copies of one stamp; a
@@ -229,10 +259,3 @@ def _first_of_id(trades: Trades) -> Mask | None:
     keep = np.ones(len(code), dtype=bool)
     keep[order[1:][again]] = False
     return keep
-
-
-def _keys(ticks: Ticks) -> Array:
-    if isinstance(ticks, Trades):
-        return mix(ticks.code, ticks.exchange_ts, ticks.id)
-    content = (ticks.bid_price, ticks.bid_qty, ticks.ask_price, ticks.ask_qty)
-    return mix(ticks.code, ticks.exchange_ts, *content)

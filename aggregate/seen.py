@@ -1,5 +1,8 @@
 """What was seen: the memory by which a copy of a tick is known, per (shard, clock, kind).
 
+Each memory gives its state as named pieces: `changes` those that are new since it was last called
+(None: gone), `restore` takes all that are left.
+
 Three venues' worth of identity, one rule each, none of which looks at log order:
 
 - `RisingIds`: trades whose ids rise (Binance, OKX): merged ranges of ids, so that a healed id below
@@ -11,7 +14,7 @@ Three venues' worth of identity, one rule each, none of which looks at log order
 """
 
 from bisect import bisect_right
-from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -33,42 +36,52 @@ class RisingIds:
     """Merged id ranges per code. Rows passed in are sorted by code."""
 
     def __init__(self) -> None:
-        self._ranges: dict[int, list[list[int]]] = {}
+        # The newest range of each code, [low, top], in columns; the ones before it by code.
+        self._low: I64 = np.empty(0, dtype=np.int64)
         self._top: I64 = np.empty(0, dtype=np.int64)
+        self._older: dict[int, list[list[int]]] = {}
 
     def fresh(self, code: I32, first: I64, last: I64) -> Mask:
         """Which rows' last id was not seen before; those are remembered. Ids unique per code."""
         self._grow(int(code.max()) + 1)
         new: Mask = last > self._top[code]
-        if not new.all():
-            for i in np.flatnonzero(~new).tolist():
-                new[i] = not self._holds(int(code[i]), int(last[i]))
+        if new.all():
+            self._add(code, first, last)
+            return new
+        for i in np.flatnonzero(~new).tolist():
+            new[i] = not self._holds(int(code[i]), int(last[i]))
         self._add(code[new], first[new], last[new])
         return new
 
     def _holds(self, code: int, id_: int) -> bool:
-        ranges = self._ranges.get(code, [])
+        if id_ >= self._low[code]:
+            return True
+        ranges = self._older.get(code, [])
         at = bisect_right(ranges, id_, key=lambda r: r[0]) - 1
         return at >= 0 and id_ <= ranges[at][1]
 
     def _add(self, code: I32, first: I64, last: I64) -> None:
         if not len(code):
             return
-        same = code[1:] == code[:-1]
-        if (same & (last[1:] < last[:-1])).any():
+        other = code[1:] != code[:-1]
+        if not (other | (last[1:] > last[:-1])).all():
             order = np.lexsort((last, code))
             code, first, last = code[order], first[order], last[order]
-        starts = np.flatnonzero(
-            np.append(True, (code[1:] != code[:-1]) | (first[1:] > last[:-1] + 1))
-        )
+        starts = np.flatnonzero(np.append(True, other | (first[1:] > last[:-1] + 1)))
         ends = np.append(starts[1:], len(code)) - 1
-        runs = zip(code[starts].tolist(), first[starts].tolist(), last[ends].tolist(), strict=True)
-        for who, low, high in runs:
-            self._insert(self._ranges.setdefault(who, []), low, high)
-            self._top[who] = self._ranges[who][-1][1]
+        who, low, high = code[starts], first[starts], last[ends]
+        # Of a code whose one run goes on where its newest range ended, only the top moves.
+        single = np.append(True, who[1:] != who[:-1]) & np.append(who[1:] != who[:-1], True)
+        simple = single & (low == self._top[who] + 1)
+        self._top[who[simple]] = high[simple]
+        rest = np.flatnonzero(~simple)
+        for code_, low_, high_ in zip(
+            who[rest].tolist(), low[rest].tolist(), high[rest].tolist(), strict=True
+        ):
+            self._insert(code_, low_, high_)
 
-    @staticmethod
-    def _insert(ranges: list[list[int]], low: int, high: int) -> None:
+    def _insert(self, code: int, low: int, high: int) -> None:
+        ranges = self.ranges(code)
         left = bisect_right(ranges, low, key=lambda r: r[0])
         if left and ranges[left - 1][1] >= low - 1:
             left -= 1
@@ -79,20 +92,36 @@ class RisingIds:
         ranges[left:right] = [[low, high]]
         if len(ranges) > MAX_RANGES:
             ranges[:2] = [[ranges[0][0], ranges[1][1]]]
+        self._set(code, ranges)
+
+    def ranges(self, code: int) -> list[list[int]]:
+        """The [first, last] ids seen of a code, rising and apart."""
+        if self._low[code] > self._top[code]:
+            return []
+        return [*self._older.get(code, []), [int(self._low[code]), int(self._top[code])]]
+
+    def _set(self, code: int, ranges: list[list[int]]) -> None:
+        self._low[code], self._top[code] = ranges[-1]
+        if ranges[:-1] or code in self._older:
+            self._older[code] = ranges[:-1]
 
     def _grow(self, codes: int) -> None:
         more = codes - len(self._top)
         if more > 0:
-            self._top = np.append(self._top, np.full(more, np.iinfo(np.int64).min))
+            limits = np.iinfo(np.int64)
+            # An empty range: nothing is below its low, nothing is seen up to its top.
+            self._low = np.append(self._low, np.full(more, limits.max))
+            self._top = np.append(self._top, np.full(more, limits.min))
 
-    def encode(self) -> bytes:
-        return orjson.dumps([[code, ranges] for code, ranges in self._ranges.items()])
+    def changes(self) -> dict[str, bytes | None]:
+        codes = range(len(self._top))
+        return {"": orjson.dumps([[code, found] for code in codes if (found := self.ranges(code))])}
 
-    def restore(self, value: bytes) -> None:
-        self._ranges = dict(orjson.loads(value))
-        self._grow(max(self._ranges, default=-1) + 1)
-        for code, ranges in self._ranges.items():
-            self._top[code] = ranges[-1][1]
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        ranges = dict(orjson.loads(state[""]))
+        self._grow(max(ranges, default=-1) + 1)
+        for code, found in ranges.items():
+            self._set(code, found)
 
 
 class HighWater:
@@ -137,39 +166,45 @@ class HighWater:
             self._sequence = np.append(self._sequence, np.full(more, np.iinfo(np.int64).min))
             self._stamp = np.append(self._stamp, np.zeros(more, dtype=np.int64))
 
-    def encode(self) -> bytes:
-        return orjson.dumps([self._sequence.tolist(), self._stamp.tolist()])
+    def changes(self) -> dict[str, bytes | None]:
+        return {"": orjson.dumps([self._sequence.tolist(), self._stamp.tolist()])}
 
-    def restore(self, value: bytes) -> None:
-        sequence, stamp = orjson.loads(value)
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        sequence, stamp = orjson.loads(state[""])
         self._sequence = np.array(sequence, dtype=np.int64)
         self._stamp = np.array(stamp, dtype=np.int64)
 
 
 class RecentKeys:
-    """Hashed keys of the last `KEY_WINDOW_NS`, in slots of one seal each."""
+    """Hashed keys of the last `KEY_WINDOW_NS`, in slots of one seal each, named by their stamp."""
 
     def __init__(self) -> None:
         self._keys: set[int] = set()
-        self._slots: deque[tuple[int, list[int]]] = deque()
+        self._slots: dict[int, list[int]] = {}
+        self._changed: dict[int, list[int] | None] = {}
 
     def fresh(self, keys: npt.NDArray[np.uint64], ts: int) -> Mask:
-        """Which keys were not seen before; those are remembered under stamp `ts` (ns)."""
+        """Which keys were not seen before; those are remembered under stamp `ts` (ns), rising."""
         values: list[int] = keys.tolist()
         new = np.array([key not in self._keys for key in values], dtype=bool)
         slot = [key for key, is_new in zip(values, new.tolist(), strict=True) if is_new]
-        self._keys.update(slot)
-        self._slots.append((ts, slot))
-        while self._slots and self._slots[0][0] < ts - KEY_WINDOW_NS:
-            self._keys.difference_update(self._slots.popleft()[1])
+        if slot:
+            self._keys.update(slot)
+            self._slots[ts] = self._changed[ts] = slot
+        for old in [old for old in self._slots if old < ts - KEY_WINDOW_NS]:
+            self._keys.difference_update(self._slots.pop(old))
+            self._changed[old] = None
         return new
 
-    def encode(self) -> bytes:
-        return orjson.dumps(list(self._slots))
+    def changes(self) -> dict[str, bytes | None]:
+        changed, self._changed = self._changed, {}
+        return {
+            str(ts): None if slot is None else orjson.dumps(slot) for ts, slot in changed.items()
+        }
 
-    def restore(self, value: bytes) -> None:
-        self._slots = deque((ts, slot) for ts, slot in orjson.loads(value))
-        self._keys = {key for _, slot in self._slots for key in slot}
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        self._slots = {int(ts): orjson.loads(slot) for ts, slot in state.items()}
+        self._keys = {key for slot in self._slots.values() for key in slot}
 
 
 def mix(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:

@@ -11,7 +11,7 @@ import orjson
 from aggregate import snapshot
 from aggregate.bars import BarBatch, Closed
 from aggregate.datasets import Dataset, Memory, datasets
-from aggregate.groups import Rows
+from aggregate.groups import Rows, concat_rows
 from aggregate.intervals import CLOCKS, DAY, EXCHANGE, LADDER, NS, TRUE, Interval
 from aggregate.rollup import Ladder
 from aggregate.seconds import Seconds, Ticks, admit
@@ -20,8 +20,10 @@ from ingest.ticks import I64, Trades
 KINDS = ("trades", "quotes")
 END = 1 << 40
 """A second after every tick: sealing up to it closes all windows."""
-PASS_ROWS = 1 << 18
-"""About how many ticks one seal pass takes, so that its columns stay in the cache."""
+PASS_TICKS = 1 << 16
+"""About how many ticks one seal takes, so that its columns stay in the cache."""
+PASS_ROWS = 1 << 16
+"""Partial rows that are rolled up in one go: enough to spread the cost of the calls."""
 _NEVER = np.iinfo(np.int64).max
 
 Emitted = BarBatch | Closed
@@ -158,9 +160,16 @@ class ShardAggregator:
         if cut <= before:
             return []
         out: list[Emitted] = []
+        waiting: dict[str, list[Rows]] = {kind: [] for kind in KINDS}
         for slice_ in self._slices(clock, cut):
             for kind in KINDS:
-                out += self._pass(clock, kind, slice_)
+                rows = self._sealed(clock, kind, slice_)
+                if rows is not None:
+                    waiting[kind].append(rows)
+            if slice_ == cut or sum(len(r) for of in waiting.values() for r in of) > PASS_ROWS:
+                for kind in KINDS:
+                    out += self._rolled(clock, kind, waiting[kind], slice_)
+                    waiting[kind] = []
         self.sealed[clock] = cut
         day = cut // DAY
         if before and cut < END and day > before // DAY:
@@ -174,22 +183,27 @@ class ShardAggregator:
         rows = sum(s.count_below(cut * NS) for s in held)
         lows = [low for s in held if (low := s.low_ns()) is not None]
         highs = [high for s in held if (high := s.high_ns()) is not None]
-        if rows > PASS_ROWS:
+        if rows > PASS_TICKS:
             low, high = min(lows) // NS, min(max(highs) // NS + 1, cut)
-            step = max(1, (high - low) * PASS_ROWS // rows)
+            step = max(1, (high - low) * PASS_TICKS // rows)
             yield from range(low + step, high, step)
         yield cut
 
-    def _pass(self, clock: str, kind: str, cut: int) -> Iterator[BarBatch]:
-        seconds, ladder = self._seconds[clock, kind], self._ladders[clock, kind]
+    def _sealed(self, clock: str, kind: str, cut: int) -> Rows | None:
+        seconds = self._seconds[clock, kind]
         rows = seconds.seal(cut)
-        if seconds.dropped:
-            for reason, n in seconds.dropped.items():
-                self.dropped[clock, kind, reason] += n
-            seconds.dropped.clear()
+        for reason, n in seconds.dropped.items():
+            self.dropped[clock, kind, reason] += n
+        seconds.dropped.clear()
         if rows is not None:
             self._touched.add((clock, kind, "seen"))
-        for interval, closed in ladder.advance(rows, cut):
+        return rows
+
+    def _rolled(
+        self, clock: str, kind: str, sealed: Sequence[Rows], cut: int
+    ) -> Iterator[BarBatch]:
+        rows = concat_rows(sealed) if sealed else None
+        for interval, closed in self._ladders[clock, kind].advance(rows, cut):
             yield from self._finish(clock, kind, interval, closed)
 
     def _finish(self, clock: str, kind: str, interval: Interval, rows: Rows) -> Iterator[BarBatch]:
@@ -219,7 +233,8 @@ class ShardAggregator:
         for touched in self._touched:
             clock, middle, *_ = touched
             if touched[-1] == "seen":
-                out["|".join(touched)] = self._seconds[clock, middle].seen.encode()
+                for name, value in self._seconds[clock, middle].seen.changes().items():
+                    out[f"{clock}|{middle}|{name}|seen"] = value
             else:
                 memory = self._memories[middle, clock, touched[2]]
                 assert memory is not None
@@ -253,16 +268,19 @@ class ShardAggregator:
         shard._from = {c: np.array(v, dtype=np.int64) for c, v in meta["from"].items()}
         shard.sealed = meta["sealed"]
         slots: dict[tuple[str, str], dict[str, Rows]] = {key: {} for key in shard._ladders}
+        seen: dict[tuple[str, str], dict[str, bytes]] = {}
         for key, value in state.items():
             match key.split("|"):
-                case [clock, kind, "seen"]:
-                    shard._seconds[clock, kind].seen.restore(value)
+                case [clock, kind, piece, "seen"]:
+                    seen.setdefault((clock, kind), {})[piece] = value
                 case [clock, kind, slot, "rows"]:
                     slots[clock, kind][slot] = snapshot.decode_rows(value)
                 case [clock, name, interval, "memory"]:
                     memory = shard._memories[name, clock, interval]
                     assert memory is not None
                     memory.restore(value)
+        for (clock, kind), pieces in seen.items():
+            shard._seconds[clock, kind].seen.restore(pieces)
         for (clock, kind), ladder in shard._ladders.items():
             ladder.restore(slots[clock, kind], meta["closed"][f"{clock}|{kind}"])
         return shard

@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One figure: `value` in `unit` (higher is better), against the issue's target if it has one.
+    """One figure: `value` in `unit`, against the issue's target if it has one.
 
     `detail` keeps what the figure was made of (rows, CPU seconds, versions of rivals).
     """
@@ -18,6 +19,14 @@ class Result:
     unit: str
     target: float | None = None
     detail: dict[str, object] = field(default_factory=dict)
+    better: Literal["higher", "lower"] = "higher"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.better == "higher" else self.value <= self.target
 
 
 @dataclass(slots=True)

@@ -27,8 +27,8 @@ def main(names: Sequence[str]) -> None:
     table = markdown(results)
     print(table)
     if not names:
-        document = {"machine": machine(), "results": [asdict(result) for result in results]}
-        (HERE / "results.json").write_text(json.dumps(document, indent=2) + "\n")
+        kept = {result.name: entry(result) for result in results}
+        (HERE / "results.json").write_text(json.dumps(kept, indent=2) + "\n")
         readme = HERE / "README.md"
         readme.write_text(with_table(readme.read_text(), f"{machine()}\n\n{table}"))
 
@@ -43,12 +43,30 @@ def machine() -> str:
     return f"Python {platform.python_version()}, {os.cpu_count()} × {model}, {platform.system()}"
 
 
+def entry(result: Result) -> dict[str, object]:
+    """What results.json keeps of a figure."""
+    kept = asdict(result)
+    del kept["name"]
+    return kept
+
+
 def markdown(results: Sequence[Result]) -> str:
-    rows = ["| what | measured | target | unit |", "|---|---:|---:|---|"]
+    rows = ["| what | measured | target | unit | |", "|---|---:|---:|---|---|"]
     for result in results:
-        target = f"{result.target:,.0f}" if result.target is not None else ""
-        rows.append(f"| {result.name} | {result.value:,.0f} | {target} | {result.unit} |")
+        target = "" if result.target is None else f"{_bound(result)} {_number(result.target)}"
+        verdict = {None: "", True: "met", False: "**missed**"}[result.met]
+        rows.append(
+            f"| {result.name} | {_number(result.value)} | {target} | {result.unit} | {verdict} |"
+        )
     return "\n".join(rows)
+
+
+def _bound(result: Result) -> str:
+    return "≥" if result.better == "higher" else "≤"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def with_table(text: str, table: str) -> str:

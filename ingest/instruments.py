@@ -174,7 +174,8 @@ def _binance_list(payload: dict[str, Any]) -> list[Instrument]:
 
 def _okx_list(payload: dict[str, Any]) -> list[Instrument]:
     if payload.get("code") != "0":
-        raise ValueError(f"{OKX}: answered {payload.get('code')!r}: {payload.get('msg')!r:.200}")
+        code, message = payload.get("code"), payload.get("msg")
+        raise ValueError(f"{OKX}: not a list of instruments: code {code!r}, msg {message!r:.200}")
     instruments = []
     for entry in _entries(OKX, payload, "data"):
         if entry.get("instType") != "SWAP":

@@ -4,9 +4,11 @@ Frames are parsed in chunks, each without knowing the ones before; what depends 
 Hyperliquid trades are a subscription's backlog) is settled in the order of the chunks.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ingest.batches import Universe, quotes_batch, trades_batch
+from ingest.errors import UserError
 from ingest.instruments import Instrument, instrument_by_name
 from ingest.recorder import ReadReport, RecordingError, read_chunks, read_header
 from ingest.ticks import BACKLOG, FUTURE_NS, LIVE, Quotes, Trades
@@ -72,6 +75,8 @@ def parse_chunk(
 def files_in_order(paths: Sequence[Path], exchange: str) -> list[RecordedFile]:
     """The files by first stamp. Raises `RecordingError` for one that is another venue's or none."""
     out = []
+    if twice := [str(path) for path, n in Counter(p.resolve() for p in paths).items() if n > 1]:
+        raise RecordingError(f"{', '.join(twice)} is given more than once")
     for path in paths:
         header = read_header(path)
         if header is not None and header.exchange != exchange:
@@ -130,7 +135,7 @@ def _parsed(
         return
     waiting: deque[tuple[_Chunk, Future[Parsed]]] = deque()
     # Forking a process that has threads (Arrow's) can deadlock the child.
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with _told_of_killed(), ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for chunk, job in jobs:
             waiting.append((chunk, pool.submit(parse_chunk, *job)))
             if len(waiting) > 2 * processes:
@@ -138,6 +143,17 @@ def _parsed(
                 yield chunk, result.result()
         for chunk, result in waiting:
             yield chunk, result.result()
+
+
+@contextmanager
+def _told_of_killed() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that parses recordings was killed, perhaps for want of memory: "
+            "use fewer processes (--processes 1)"
+        ) from error
 
 
 def _chunks(

@@ -90,8 +90,8 @@ class ReadReport:
     problems: list[str] = field(default_factory=list)
 
     def add(self, problem: str) -> None:
-        """Damage of the file, or its half line: told always."""
-        self.problems.append(problem)
+        """Damage of the file, or its half line: told always, and before the bad lines."""
+        self.problems.insert(0, problem)
         _log.warning(problem)
 
     def add_bad_line(self, problem: str) -> None:

@@ -15,7 +15,7 @@ from aggregate.bars import BarBatch
 from aggregate.intervals import CLOCKS
 from aggregate.shard import END, Rules, ShardAggregator
 from ingest.errors import UserError
-from ingest.instruments import Instrument, instruments_from
+from ingest.instruments import OKX, Instrument, instruments_from
 from ingest.recorded import RecordedFile, files_in_order, recorded_ticks
 from publish.partitions import Series, month_days, write_month
 from publish.progress import Progress, quiet
@@ -248,7 +248,8 @@ def _nothing(summary: ReplaySummary, options: ReplayOptions) -> str:
         reasons += [f"{summary.ignored:,} of other channels"] if summary.ignored else []
         hint = ""
         if summary.unknown and options.instruments is None:
-            hint = "; contract sizes are not in a name: pass --instruments with the venue's list"
+            why = "contract sizes are not in a name: " if options.exchange == OKX else ""
+            hint = f"; {why}pass --instruments with the venue's list"
         return (
             f"no trades or quotes of {options.exchange} in {summary.frames:,} frames: "
             f"{', '.join(reasons) or 'no frames'}{hint}"

@@ -24,10 +24,10 @@ PURE = (
     "ingest/batches.py",
     "ingest/watchdog.py",
     "ingest/venues/*.py",
-    "ingest/simulator/market.py",
-    "aggregate/intervals.py",
-    "aggregate/seconds.py",
-    "aggregate/rollup.py",
+    *(f"ingest/simulator/{n}.py" for n in ("market", "prices", "flow", "frames", "venue_frames")),
+    *(f"ingest/simulator/{n}.py" for n in ("listings", "protocols")),
+    *(f"aggregate/{n}.py" for n in ("intervals", "watermark", "partition", "shard", "seconds")),
+    *(f"aggregate/{n}.py" for n in ("groups", "seen", "expanding", "rollup", "bars", "snapshot")),
     "aggregate/datasets/*.py",
 )
 IMPURE_IMPORTS = {

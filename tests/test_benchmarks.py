@@ -3,15 +3,27 @@
 import pytest
 
 from benchmarks.result import Result, cpu_time
-from benchmarks.run import BEGIN, END, markdown, with_table
+from benchmarks.run import BEGIN, END, entry, markdown, with_table
 
 
 def test_the_table_shows_what_was_measured_against_its_target() -> None:
-    results = [Result("frames parsed", 300_000.4, "frames/s", 250_000), Result("other", 1.0, "x")]
-    assert markdown(results).splitlines()[2:] == [
-        "| frames parsed | 300,000 | 250,000 | frames/s |",
-        "| other | 1 |  | x |",
+    results = [
+        Result("frames parsed", 300_000.4, "frames/s", 250_000),
+        Result("seal", 31.0, "ms", 25.0, better="lower"),
+        Result("other", 1.0, "x"),
     ]
+    assert markdown(results).splitlines()[2:] == [
+        "| frames parsed | 300,000 | ≥ 250,000 | frames/s | met |",
+        "| seal | 31 | ≤ 25 | ms | **missed** |",
+        "| other | 1 |  | x |  |",
+    ]
+    assert entry(results[1]) == {
+        "value": 31.0,
+        "unit": "ms",
+        "target": 25.0,
+        "detail": {},
+        "better": "lower",
+    }
 
 
 def test_only_what_stands_between_the_markers_is_replaced() -> None:

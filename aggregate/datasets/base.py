@@ -30,7 +30,10 @@ class Merge(Enum):
 
 
 def _last_valid(groups: Groups, values: Array) -> Array:
-    index = groups.last_index(~np.isnan(values))
+    valid = ~np.isnan(values)
+    if valid.all():
+        return groups.last(values)
+    index = groups.last_index(valid)
     return np.where(index >= 0, values[index], np.nan)
 
 
@@ -82,12 +85,16 @@ class Dataset(ABC):
         """Finished columns (n,) of rows sorted by code, then start; NaN stands for null."""
 
 
+def share(part: Array, whole: Array) -> F64:
+    """part / whole, NaN (null) where both are 0; a part is 0 where its whole is."""
+    with np.errstate(invalid="ignore"):
+        out: F64 = part / whole
+    return out
+
+
 def ratio(numerator: Array, denominator: Array) -> F64:
     """numerator / denominator, NaN (null) where the denominator is 0."""
-    zero = denominator == 0
-    if not zero.any():
-        return numerator / denominator
     with np.errstate(divide="ignore", invalid="ignore"):
-        out = numerator / denominator
-    out[zero] = np.nan
+        out: F64 = numerator / denominator
+    out[denominator == 0] = np.nan
     return out

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from aggregate.datasets.base import Dataset, Memory, Merge, ratio
+from aggregate.datasets.base import Dataset, Memory, Merge, ratio, share
 from aggregate.expanding import ExpandingZ
 from aggregate.groups import Array, Groups, Partial
 from aggregate.intervals import Interval
@@ -57,14 +57,13 @@ def squared_returns(price: Array, groups: Groups) -> F64:
     return groups.sum(squares)
 
 
-def entropy(share: F64) -> F64:
+def entropy(p: F64) -> F64:
     """−(p·ln p + (1−p)·ln(1−p)) in nats, 0·ln 0 = 0; NaN stays NaN."""
-    out = np.zeros(len(share))
-    for p in (share, 1.0 - share):
-        term = np.zeros(len(p))
-        np.log(p, out=term, where=p > 0)
-        out -= p * term
-    return out
+    q = 1.0 - p
+    out = p * np.log(np.where(p == 0, 1.0, p))
+    out += q * np.log(np.where(q == 0, 1.0, q))
+    # 0 − x, not −x: a window of one side has entropy 0, not −0.
+    return np.subtract(0.0, out)
 
 
 class Flow(Dataset):
@@ -86,29 +85,29 @@ class Flow(Dataset):
         self.toxicity_reset = toxicity_reset
 
     def from_ticks(self, ticks: Trades, groups: Groups) -> Partial:
-        sell = ticks.side < 0
-        size = (ticks.notional >= MEDIUM_FROM).astype(np.int8)
-        size += ticks.notional >= LARGE_FROM
-        size += sell.view(np.int8) * np.int8(3)
-        bucket = groups.id * 6
-        bucket += size
-        notional = np.bincount(bucket, weights=ticks.notional, minlength=groups.n * 6)
+        # Bucket-major, so that each bucket's column is contiguous: (side, size, group).
+        bucket = np.add(ticks.notional >= MEDIUM_FROM, ticks.notional >= LARGE_FROM, dtype=np.int64)
+        bucket += (ticks.side < 0) * np.int64(3)
+        bucket *= groups.n
+        bucket += groups.id
+
+        def sums(values: Array | None) -> Array:
+            return np.bincount(bucket, weights=values, minlength=groups.n * 6).reshape(6, groups.n)
+
+        notional, qty = sums(ticks.notional), sums(ticks.qty)
         single = bool((ticks.count == 1).all())
-        counts = np.bincount(
-            bucket, weights=None if single else ticks.count, minlength=groups.n * 6
-        ).astype(np.int64, copy=False)
-        qty = np.bincount(groups.id * 2 + sell, weights=ticks.qty, minlength=groups.n * 2)
+        counts = sums(None if single else ticks.count).astype(np.int64, copy=False)
         out: Partial = {
             "first": groups.first(ticks.price),
             "last": groups.last(ticks.price),
             "rv2": squared_returns(ticks.price, groups),
-            "buy_qty": qty[0::2],
-            "sell_qty": qty[1::2],
+            "buy_qty": qty[0] + qty[1] + qty[2],
+            "sell_qty": qty[3] + qty[4] + qty[5],
         }
-        for i, (side, name) in enumerate(_buckets()):
-            out[f"{side}_{name}_notional"] = notional[i::6]
-        for i, (side, name) in enumerate(_buckets()):
-            out[f"{side}_{name}_count"] = counts[i::6]
+        for i, (side, size) in enumerate(_buckets()):
+            out[f"{side}_{size}_notional"] = notional[i]
+        for i, (side, size) in enumerate(_buckets()):
+            out[f"{side}_{size}_count"] = counts[i]
         return out
 
     def merge(self, partial: Partial, groups: Groups) -> Partial:
@@ -136,7 +135,7 @@ class Flow(Dataset):
             side_count[side] = counts[0] + counts[1] + counts[2]
         buy, sell = partial["buy_qty"], partial["sell_qty"]
         n_buy, n_sell = side_count["buy"], side_count["sell"]
-        share = ratio(buy, buy + sell)
+        bought = share(buy, buy + sell)
         delta_notional = notional["buy"] - notional["sell"]
         z = memory.score(code, start, np.stack([delta_notional, np.sqrt(partial["rv2"])]))
         out: Partial = {
@@ -146,18 +145,18 @@ class Flow(Dataset):
             "taker_sell_count": n_sell,
             "volume_delta": buy - sell,
             "volume_delta_notional": delta_notional,
-            "flow_entropy": entropy(share),
+            "flow_entropy": entropy(bought),
             "flow_toxicity_score": z[0] * z[1],
             "taker_buy_sell_ratio": ratio(buy, sell),
             "taker_buy_sell_count_ratio": ratio(n_buy, n_sell),
-            "taker_buy_sell_percentage": share,
-            "taker_buy_sell_count_percentage": ratio(n_buy, n_buy + n_sell),
+            "taker_buy_sell_percentage": bought,
+            "taker_buy_sell_count_percentage": share(n_buy, n_buy + n_sell),
         }
         for side, qty in (("buy", buy), ("sell", sell)):
             for i, size in enumerate(SIZES):
                 label = f"taker_{side}_{size}_order"
                 out[f"{label}_volume"] = partial[f"{side}_{size}_notional"]
                 out[f"{label}_count"] = count[side][i]
-                out[f"{label}_percentage"] = ratio(out[f"{label}_volume"], qty)
-                out[f"{label}_count_percentage"] = ratio(count[side][i], side_count[side])
+                out[f"{label}_percentage"] = share(out[f"{label}_volume"], qty)
+                out[f"{label}_count_percentage"] = share(count[side][i], side_count[side])
         return {name: out[name] for name in self.columns}

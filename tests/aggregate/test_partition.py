@@ -100,9 +100,11 @@ class Run:
     st.lists(
         st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 6), st.booleans()), max_size=12
     ),
+    st.sampled_from(["binance-futures", "hyperliquid-perps"]),
 )
-def test_restarts_anywhere_give_the_same_bits(trades, quotes, every, steps):
-    topics = session_log(trades, quotes, every)
+def test_restarts_anywhere_give_the_same_bits(trades, quotes, every, steps, exchange):
+    again = [{**t, "local_ts": t["local_ts"] + 20 * NS, "row": t["row"] + 100} for t in trades[::2]]
+    topics = session_log(trades + again, quotes, every, exchange=exchange)
     rules = Rules()
     want = bits(Run({t: list(r) for t, r in topics.items()}, rules).finish())
     run = Run({t: list(r) for t, r in topics.items()}, rules)

@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import active_children
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
 
+from ingest.errors import UserError
 from ingest.recorded import recorded_ticks
 from publish.replay import ReplayOptions, ReplaySummary, replay
 from tests.end_to_end.oracle import CLOCKS, SECONDS, Oracle
@@ -254,7 +256,7 @@ def test_hyperliquids_backlog_is_in_exchange_bars_only(hyperliquid: Replayed) ->
     oracle = hyperliquid.oracle
     assert oracle.value("SELECT count(*) FROM trades") == hyperliquid.summary.trades == 64
     assert oracle.value("SELECT count(*) FROM trades WHERE NOT live") == 30
-    for dataset in ("flow", "ohlcv"):
+    for dataset in ("flow", "ohlcv", "vtwap"):
         hyperliquid.assert_dataset(HYPERLIQUID, symbol, dataset)
     for clock, count in (("exchange", 64), ("true", 34)):
         flow = SeriesPath("flow", HYPERLIQUID, symbol, "1s", clock).read(hyperliquid.out)
@@ -275,7 +277,7 @@ def test_late_ticks_are_in_no_exchange_bar_and_counted(tmp_path: Path) -> None:
     )
     assert summary.dropped == {("exchange", "trades", "late"): late}
     run = Replayed(tmp_path, summary, oracle)
-    for dataset in ("flow", "ohlcv"):
+    for dataset in ("flow", "ohlcv", "vtwap"):
         run.assert_dataset(HYPERLIQUID, "perpetual-BTC-USDC:USDC", dataset)
 
 
@@ -323,3 +325,16 @@ def test_backlog_is_told_apart_however_the_work_is_cut(
     out = f"file://{tmp_path}"
     replay(ReplayOptions(files, HYPERLIQUID, out, partial=True, processes=processes))
     assert contents(tmp_path) == contents(hyperliquid.out)
+
+
+def test_a_killed_process_is_told(tmp_path: Path) -> None:
+    files = binance("ethusdt_20240719.gz", "btcusdt_20240719.gz")
+    options = ReplayOptions(files, BINANCE, f"file://{tmp_path}", partial=True, processes=2)
+
+    def kill(stage: str, done: int, total: int) -> None:
+        for child in active_children():
+            child.kill()
+
+    with pytest.raises(UserError, match="was killed, perhaps for want of memory"):
+        replay(options, kill)
+    assert not list(tmp_path.rglob("*.parquet"))

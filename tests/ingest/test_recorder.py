@@ -240,7 +240,11 @@ def test_a_damaged_header_line_is_named(tmp_path: Path) -> None:
     assert f"{path}:1: not a recording's header" in report.problems[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"# Title\n\ntext\n" * 100, gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n\n", b"# Title\n\ntext\n" * 100, gzip.compress(b"")],
+    ids=["empty", "blank lines", "text", "empty gzip"],
+)
 def test_what_is_no_recording_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.md"
     path.write_bytes(content)

@@ -8,6 +8,7 @@ true: when it is taken, every frame stamped before has been handed over.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +19,32 @@ from ingest import metrics
 from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
-from ingest.connection import Feed
+from ingest.continuity import Continuity
 from ingest.fallback import Fallback, Switch
+from ingest.feed import Feed
 from ingest.healing import Healer
 from ingest.instruments import BINANCE, Instrument
+from ingest.limits import LIMITS, Limiter, Limits
+from ingest.line import Line
 from ingest.log import Log, NewRecord
 from ingest.recorder import Recorder
 from ingest.recording import RecordingError, RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.resume import resume
 from ingest.session import Session
+from ingest.spool import Spool
 from ingest.venues import Endpoint, Frame, venue
 
+SPOOL_DRAIN_S = 5.0
+"""How long a start waits for spooled records to reach the log before it looks for gaps."""
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
 FLUSH_RECORDING_NS = 1_000_000_000
+SPOOL_BYTES = 1 << 30
+RENEW_BEFORE_S = 3600.0
+"""How long before the venue would end a connection another takes over."""
+STAGGER_S = 97.0
+"""Between the ends of connections that were opened together."""
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +58,8 @@ class CollectorSettings:
     of a kind and partition are there. Gaps in the trades are filled from `rest_url`; without one
     they are only recorded. A punctuation is written every `punctuation_ms`. Frames are
     recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
-    records wait for the log, until fewer than `low_water` do.
+    records wait for the log, until fewer than `low_water` do; with `spool_dir` records that the log
+    does not take wait on disk first, up to `spool_bytes`, and survive a kill.
     """
 
     exchange: str
@@ -61,6 +74,8 @@ class CollectorSettings:
     record_dir: Path | None = None
     high_water: int = HIGH_WATER
     low_water: int = LOW_WATER
+    spool_dir: Path | None = None
+    spool_bytes: int = SPOOL_BYTES
 
 
 class Collector:
@@ -94,6 +109,13 @@ class Collector:
         self._endpoints = self._venue.endpoints(
             instruments, settings.trades or self._venue.trade_channels[0]
         )
+        most = LIMITS.get(settings.exchange, Limits()).subscriptions
+        streams = sum(len(endpoint.channels) for endpoint in self._endpoints)
+        if most is not None and streams > most:
+            raise ValueError(
+                f"{settings.exchange} allows {most} subscriptions, {len(instruments)} instruments "
+                f"need {streams}: choose fewer"
+            )
         self._feeds: list[Feed] = []
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -136,13 +158,18 @@ class Collector:
         settings = self._settings
         session_id = str(self._clock.now())
         shard = settings.shard or settings.exchange
-        checks = await resume(
+        self._spool = await asyncio.to_thread(self._open_spool)
+        self._appender = Appender(
             self._log,
             settings.exchange,
-            self._universe.symbols,
-            self._partitions,
-            aggregated=settings.trades == "aggTrade",
+            pause=self._pause,
+            resume=self._resume,
+            high_water=settings.high_water,
+            low_water=settings.low_water,
+            spool=self._spool,
         )
+        appending = asyncio.create_task(self._appender.run())
+        checks = await self._checks()
         self._healer = self._healer_of(settings)
         self._session = Session(
             Source(settings.exchange, shard, settings.collector, session_id),
@@ -155,18 +182,12 @@ class Collector:
             self._healer.add if self._healer else lambda gap: None,
         )
         self._recording = self._recording_of(session_id)
-        self._appender = Appender(
-            self._log,
-            settings.exchange,
-            pause=self._pause,
-            resume=self._resume,
-            high_water=settings.high_water,
-            low_water=settings.low_water,
-        )
-        self._feeds = [self._feed(endpoint) for endpoint in self._endpoints]
+        limits = LIMITS.get(settings.exchange, Limits())
+        self._limiter = Limiter(limits)
+        self._overlap = limits.leave_room(sum(len(e.channels) for e in self._endpoints))
+        self._feeds = [self._feed(endpoint, i) for i, endpoint in enumerate(self._endpoints)]
         self._fallback = self._fallback_of(settings)
         self._put(self._session.start())
-        appending = asyncio.create_task(self._appender.run())
         working = [asyncio.create_task(feed.run()) for feed in self._feeds]
         working.append(asyncio.create_task(self._keep_time()))
         if self._healer is not None:
@@ -184,7 +205,21 @@ class Collector:
             await self._drain(appending)
         _raise_first([appending, *working])
 
-    def _feed(self, endpoint: Endpoint) -> Feed:
+    async def _checks(self) -> Continuity:
+        """Sequence checks that go on from what the log holds, what was spooled included."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._appender.drain(), SPOOL_DRAIN_S)
+        return await resume(
+            self._log,
+            self._settings.exchange,
+            self._universe.symbols,
+            self._partitions,
+            aggregated=self._settings.trades == "aggTrade",
+        )
+
+    def _feed(self, endpoint: Endpoint, number: int = 0) -> Feed:
+        """Feeds share the venue's limits; those opened together end at other times."""
+        age = self._venue.max_age_s
         return Feed(
             self._settings.exchange,
             self._settings.ws_url or self._venue.ws_url,
@@ -193,6 +228,10 @@ class Collector:
             self._clock,
             self._deliver,
             self._changed,
+            requests=self._venue.requests,
+            limiter=self._limiter,
+            renew_s=None if age is None else age - RENEW_BEFORE_S - number * STAGGER_S % 3600,
+            overlap=self._overlap,
         )
 
     def _fallback_of(self, settings: CollectorSettings) -> Fallback | None:
@@ -218,6 +257,13 @@ class Collector:
             lambda gap: self._put(self._session.gap(gap)),
         )
 
+    def _open_spool(self) -> Spool | None:
+        settings = self._settings
+        if settings.spool_dir is None:
+            return None
+        mine = f"{settings.exchange}.{settings.collector}"
+        return Spool(settings.spool_dir / mine, settings.spool_bytes)
+
     def _recording_of(self, session_id: str) -> "_Recording | None":
         directory = self._settings.record_dir
         if directory is None:
@@ -229,10 +275,10 @@ class Collector:
         )
         return _Recording(Recorder(directory, header), exchange)
 
-    def _deliver(self, feed: Feed, frames: list[Frame]) -> None:
+    def _deliver(self, line: Line, frames: list[Frame]) -> None:
         if self._recording is not None:
             self._recording.add(frames)
-        self._put(self._session.receive(frames, feed.notice))
+        self._put(self._session.receive(frames, line.notice, line))
 
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
         if what != "subscribed":
@@ -279,17 +325,32 @@ class Collector:
             feed.resume()
 
     async def _drain(self, appending: asyncio.Task[None]) -> None:
-        drained = asyncio.create_task(self._appender.drain())
+        """Let the log take what waits; what it doesn't take in time stays in the spool."""
+        appender, spool = self._appender, self._spool
+        drained = asyncio.create_task(appender.drain())
+        # A log that is down is not waited for when nothing is lost by it.
+        timeout = 0.0 if spool is not None and appender.failing else STOP_S
         await asyncio.wait(
-            {appending, drained}, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED
+            {appending, drained}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
         )
-        if self._appender.waiting:
+        await _cancel([drained, appending])
+        if spool is not None:
+            await appender.spill()
+            await asyncio.to_thread(spool.close)
+        spooled = appender.spooled
+        if spool is not None and spooled:
+            _log.warning(
+                "stopped before the log took everything; the next start appends the rest",
+                exchange=self._settings.exchange,
+                records=spooled,
+                spool=str(spool.directory),
+            )
+        if appender.waiting > spooled:
             _log.error(
                 "stopped before the log took everything",
                 exchange=self._settings.exchange,
-                records_lost=self._appender.waiting,
+                records_lost=appender.waiting - spooled,
             )
-        await _cancel([drained, appending])
 
 
 class _Recording:

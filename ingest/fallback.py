@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 
 from ingest import metrics
-from ingest.connection import Feed
+from ingest.feed import Feed
 from ingest.venues import Endpoint
 
 FIRST_S = 30.0

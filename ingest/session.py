@@ -10,7 +10,7 @@ What it returns must be appended in the order it was returned; then
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import orjson
@@ -32,6 +32,16 @@ PARSE_FRAMES = 64
 few enough that the event loop is never held for long."""
 
 Answer = Callable[[Notice], None]
+
+
+class Link(Protocol):
+    """The connection that frames came from: what the parser remembers of it, and who is told."""
+
+    state: ParserState
+
+    def heard(self, trades: int, quotes: int) -> None: ...
+
+
 K = TypeVar("K", Trades, Quotes)
 
 _log = structlog.get_logger(__name__)
@@ -61,7 +71,7 @@ class Session:
         self._trades: list[list[Row]] = [[] for _ in range(partitions)]
         self._quotes: list[list[Row]] = [[] for _ in range(partitions)]
         self._routes = universe.routes(self._trades, self._quotes)
-        self._pending: list[tuple[Answer, list[Frame]]] = []
+        self._pending: list[tuple[Answer, Link | None, list[Frame]]] = []
         self._pending_frames = 0
         self.ticks = 0
         """Ticks parsed so far: the `row` of the next."""
@@ -81,13 +91,15 @@ class Session:
         """The first records of the session."""
         return self._marks(records.SESSION_START)
 
-    def receive(self, frames: list[Frame], answer: Answer) -> list[NewRecord]:
+    def receive(
+        self, frames: list[Frame], answer: Answer, link: Link | None = None
+    ) -> list[NewRecord]:
         """Take the frames of one read of one connection; returns what is due for the log.
 
         Frames must be given in the order of their stamps. `answer` gets the notices among them
-        (acks, errors), no later than the next `flush`.
+        (acks, errors), no later than the next `flush`, and `link` what was heard.
         """
-        self._pending.append((answer, frames))
+        self._pending.append((answer, link, frames))
         self._pending_frames += len(frames)
         if self._pending_frames < PARSE_FRAMES:
             return []
@@ -158,12 +170,15 @@ class Session:
     def _parse(self) -> None:
         pending, self._pending = self._pending, []
         self._pending_frames = 0
-        for answer, frames in pending:
-            self.ticks = self._venue.parse(
-                frames, self._routes, self.ticks, self._report, self._state
-            )
-            if self._report.notices:
-                notices, self._report.notices = self._report.notices, []
+        report = self._report
+        for answer, link, frames in pending:
+            trades, quotes = report.trades, report.quotes
+            state = self._state if link is None else link.state
+            self.ticks = self._venue.parse(frames, self._routes, self.ticks, report, state)
+            if link is not None:
+                link.heard(report.trades - trades, report.quotes - quotes)
+            if report.notices:
+                notices, report.notices = report.notices, []
                 for notice in notices:
                     answer(notice)
 

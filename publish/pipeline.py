@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import structlog
 
@@ -91,6 +92,8 @@ def _collector(
             batch_rows=ingest.batch_rows,
             punctuation_ms=ingest.punctuation_ms,
             record_dir=ingest.record_dir,
+            spool_dir=ingest.spool_dir or Path(f"{settings.log.path}.spool"),
+            spool_bytes=ingest.spool_mb << 20,
         ),
         instruments,
         log,

@@ -259,6 +259,9 @@ def main() -> None:
     except* UserError as group:
         code = max(getattr(error, "exit_code", 1) for error in group.exceptions)
         print("\n".join(f"perpflow: {text}" for text in _reasons(group)), file=sys.stderr)
+    except* KeyboardInterrupt:
+        code = 130
+        print("perpflow: interrupted", file=sys.stderr)
     except* OSError as group:
         code = 1
         print("\n".join(f"perpflow: {text}" for text in _reasons(group)), file=sys.stderr)

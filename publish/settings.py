@@ -133,7 +133,7 @@ class LogSettings(Section):
     path: Path = Path("perpflow.db")
     partitions: Annotated[int, Number, Field(ge=1, le=1024)] = 4
     retention_hours: Annotated[float, Number, Field(gt=0, le=24 * 366)] = 24.0
-    retention_mb: Annotated[int, Number, Field(ge=1)] | None = None
+    retention_mb: Annotated[int, Number, Field(ge=1)] | None = 20_000
 
 
 class Venue(Section):

@@ -18,12 +18,16 @@ Partial = dict[str, Array]
 
 
 class Groups:
-    """n rows in m ≥ 1 consecutive groups: `id` (n,) rises from 0 to m-1; `starts`, `ends` (m,)."""
+    """n rows in m ≥ 1 consecutive groups: `id` (n,) rises from 0 to m-1; `starts`, `ends` (m,).
 
-    __slots__ = ("ends", "id", "n", "starts")
+    `ts` (n,) are the stamps (ns) of ticks on the clock they are grouped by; None for partial rows.
+    """
 
-    def __init__(self, code: I32, window: I64) -> None:
+    __slots__ = ("ends", "id", "n", "starts", "ts")
+
+    def __init__(self, code: I32, window: I64, ts: I64 | None = None) -> None:
         """Rows sorted by code, then window; a group is a run of equal (code, window)."""
+        self.ts = ts
         new = np.empty(len(code), dtype=bool)
         new[0] = True
         np.not_equal(code[1:], code[:-1], out=new[1:])

@@ -133,8 +133,9 @@ class Seconds:
             ticks = ticks.where(keep)
             if not len(ticks):
                 return None
-        second = self._stamps(ticks) // NS
-        groups = Groups(ticks.code, second)
+        ts = self._stamps(ticks)
+        second = ts // NS
+        groups = Groups(ticks.code, second, ts)
         computed = {d.name: d.from_ticks(ticks, groups) for d in self._datasets}
         return Rows(groups.first(ticks.code), groups.first(second), computed)
 

@@ -30,7 +30,10 @@ class Merge(Enum):
 
 
 def _last_valid(groups: Groups, values: Array) -> Array:
-    index = groups.last_index(~np.isnan(values))
+    valid = ~np.isnan(values)
+    if valid.all():
+        return groups.last(values)
+    index = groups.last_index(valid)
     return np.where(index >= 0, values[index], np.nan)
 
 

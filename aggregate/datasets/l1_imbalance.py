@@ -2,9 +2,8 @@
 
 from typing import ClassVar
 
-import numpy as np
-
 from aggregate.datasets.base import Dataset, Memory, Merge, ratio
+from aggregate.datasets.quotes import last_two_sided, sum_and_count
 from aggregate.groups import Array, Groups, Partial
 from aggregate.intervals import Interval
 from ingest.ticks import I32, I64, Quotes
@@ -38,17 +37,9 @@ class L1Imbalance(Dataset):
     columns = COLUMNS + tuple(f"{name}_avg" for name in COLUMNS)
 
     def from_ticks(self, ticks: Quotes, groups: Groups) -> Partial:
-        two_sided = ~np.isnan(ticks.bid_qty + ticks.ask_qty)
-        last = groups.last_index(two_sided)
-        out: Partial = {
-            "bid_qty": np.where(last >= 0, ticks.bid_qty[last], np.nan),
-            "ask_qty": np.where(last >= 0, ticks.ask_qty[last], np.nan),
-        }
+        out = last_two_sided(ticks, groups)
         for name, values in _figures(ticks.bid_qty, ticks.ask_qty).items():
-            defined = ~np.isnan(values)
-            whole = bool(defined.all())
-            out[f"{name}_sum"] = groups.sum(values if whole else np.where(defined, values, 0.0))
-            out[f"{name}_n"] = groups.count(defined)
+            out[f"{name}_sum"], out[f"{name}_n"] = sum_and_count(groups, values)
         return {name: out[name] for name in self.partial}
 
     def finish(

@@ -163,6 +163,91 @@ def l1_imbalance(quotes):
     return out
 
 
+def _mean(values):
+    """Of the defined values; null without one."""
+    defined = [v for v in values if v is not None]
+    return div(math.fsum(defined), len(defined))
+
+
+def _has(quote, *sides):
+    return not any(math.isnan(quote[f"{side}_qty"]) for side in sides)
+
+
+def _last(quotes, *sides):
+    """The last update that has these sides, None without one."""
+    return next((q for q in reversed(quotes) if _has(q, *sides)), None)
+
+
+def l1_liquidity(quotes):
+    both = {
+        "spread": lambda q: q["ask_price"] - q["bid_price"],
+        "spread_bps": lambda q: _bps(q["ask_price"] - q["bid_price"], _mid(q)),
+        "spread_depth_ratio": lambda q: div(
+            q["ask_price"] - q["bid_price"], q["bid_qty"] + q["ask_qty"]
+        ),
+        "total_depth": lambda q: q["bid_qty"] + q["ask_qty"],
+        "total_dollar_depth": lambda q: _dollars(q, "bid") + _dollars(q, "ask"),
+    }
+    last = _last(quotes, "bid", "ask")
+    out = {name: last and formula(last) for name, formula in both.items()}
+    for name, formula in both.items():
+        out[f"{name}_avg"] = _mean(formula(q) for q in quotes if _has(q, "bid", "ask"))
+    for side in ("bid", "ask"):
+        own = last or _last(quotes, side)
+        out[f"dollar_depth_{side}"] = own and _dollars(own, side)
+        out[f"dollar_depth_{side}_avg"] = _mean(_dollars(q, side) for q in quotes if _has(q, side))
+    return out
+
+
+def _mid(quote):
+    return (quote["bid_price"] + quote["ask_price"]) / 2
+
+
+def _bps(spread, mid):
+    return None if mid == 0 else spread / mid * 1e4
+
+
+def _dollars(quote, side):
+    return quote[f"{side}_price"] * quote[f"{side}_qty"]
+
+
+def l1_price(quotes, clock, start, seconds):
+    last = _last(quotes, "bid", "ask")
+    out = {"midprice": None, "weighted_midprice": None}
+    if last:
+        bid, ask, b, a = (last[n] for n in ("bid_price", "ask_price", "bid_qty", "ask_qty"))
+        out = {"midprice": (bid + ask) / 2, "weighted_midprice": div(bid * a + ask * b, b + a)}
+    stamp = "exchange_ts" if clock == "exchange" else "local_ts"
+    ends = [*(q[stamp] for q in quotes[1:]), (start + seconds) * NS]
+    for side in ("bid", "ask"):
+        own = last or _last(quotes, side)
+        out[f"{side}_price"] = own and own[f"{side}_price"]
+        out[f"{side}_amount"] = own and own[f"{side}_qty"]
+        stood = [
+            (q[f"{side}_price"], end - q[stamp])
+            for q, end in zip(quotes, ends, strict=True)
+            if _has(q, side)
+        ]
+        out[f"{side}_price_twap"] = div(
+            math.fsum(p * ns for p, ns in stood), sum(n for _, n in stood)
+        )
+        there = [q for q in quotes if _has(q, side)]
+        out[f"{side}_price_vwap"] = div(
+            math.fsum(_dollars(q, side) for q in there), math.fsum(q[f"{side}_qty"] for q in there)
+        )
+    out["quote_update_frequency"] = len(quotes) / seconds
+    out["avg_update_interval"] = seconds / len(quotes)
+    return out
+
+
+def vtwap(trades):
+    fills = [t["price"] for t in trades for _ in range(t["count"])]
+    return {
+        "vwap": math.fsum(t["notional"] for t in trades) / math.fsum(t["qty"] for t in trades),
+        "twap": math.fsum(fills) / len(fills),
+    }
+
+
 def bars(trades, quotes, *, ordered=True, lateness_s=None, reset="month"):
     """Every bar: {(dataset, symbol, interval, clock): {start_s: columns}}."""
     out = {}
@@ -182,13 +267,17 @@ def bars(trades, quotes, *, ordered=True, lateness_s=None, reset="month"):
                     if not grouped:
                         continue
                     if kind == "quotes":
-                        made = {w: l1_imbalance(ts) for w, ts in grouped.items()}
-                        out["l1_imbalance", symbol, interval, clock] = made
+                        for formula in (l1_imbalance, l1_liquidity):
+                            made = {w: formula(ts) for w, ts in grouped.items()}
+                            out[formula.__name__, symbol, interval, clock] = made
+                        out["l1_price", symbol, interval, clock] = {
+                            w: l1_price(ts, clock, w, seconds) for w, ts in grouped.items()
+                        }
                         continue
                     flows = {w: flow(ts) for w, ts in grouped.items()}
                     add_scores(flows, {w: realized_vol(ts) for w, ts in grouped.items()}, reset)
                     out["flow", symbol, interval, clock] = flows
-                    out["ohlcv", symbol, interval, clock] = {
-                        w: ohlcv(ts) for w, ts in grouped.items()
-                    }
+                    for formula in (ohlcv, vtwap):
+                        made = {w: formula(ts) for w, ts in grouped.items()}
+                        out[formula.__name__, symbol, interval, clock] = made
     return out

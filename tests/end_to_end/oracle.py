@@ -50,7 +50,8 @@ _TICKS = {
         CREATE TABLE quotes AS
         SELECT data->>'s' AS native, (data->>'E')::BIGINT * 1000000 AS exchange_ns, local_ns, seq,
                (data->>'u')::BIGINT AS sequence, data->>'u' AS key, true AS live,
-               (data->>'B')::DOUBLE AS b, (data->>'A')::DOUBLE AS a
+               (data->>'B')::DOUBLE AS b, (data->>'A')::DOUBLE AS a,
+               (data->>'b')::DOUBLE AS bid, (data->>'a')::DOUBLE AS ask
         FROM (SELECT seq, local_ns, payload->'data' AS data FROM frames)
         WHERE data->>'e' = 'bookTicker' AND data->>'E' IS NOT NULL;
     """,
@@ -74,7 +75,7 @@ _TICKS = {
         CREATE TABLE quotes AS
         SELECT NULL::VARCHAR AS native, 0::BIGINT AS exchange_ns, 0::BIGINT AS local_ns,
                0::BIGINT AS seq, 0::BIGINT AS sequence, '' AS key, true AS live,
-               0::DOUBLE AS b, 0::DOUBLE AS a
+               0::DOUBLE AS b, 0::DOUBLE AS a, 0::DOUBLE AS bid, 0::DOUBLE AS ask
         WHERE false;
     """,
 }
@@ -95,7 +96,7 @@ WITH stamped AS (
     SELECT *, row_number() OVER (PARTITION BY clock, native ORDER BY ts, tie, local_ns, seq) AS ord
     FROM once
 )
-SELECT ordered.*, name AS interval, ts // (seconds * 1000000000) * seconds AS start
+SELECT ordered.*, name AS interval, seconds, ts // (seconds * 1000000000) * seconds AS start
 FROM ordered, ladder
 """
 
@@ -215,7 +216,82 @@ WITH sums AS (
 SELECT native, clock, interval, {_TIME}, {", ".join(_l1_columns())} FROM sums
 """
 
-_QUERIES = {"flow": _FLOW, "l1_imbalance": _L1_IMBALANCE, "ohlcv": _OHLCV}
+_LIQUIDITY_FIGURES = {
+    "spread": "{q}ask - {q}bid",
+    "spread_bps": "({q}ask - {q}bid) / nullif(({q}bid + {q}ask) / 2, 0) * 1e4",
+    "spread_depth_ratio": "({q}ask - {q}bid) / nullif({q}b + {q}a, 0)",
+    "total_depth": "{q}b + {q}a",
+    "dollar_depth_bid": "{q}bid * {q}b",
+    "dollar_depth_ask": "{q}ask * {q}a",
+    "total_dollar_depth": "{q}bid * {q}b + {q}ask * {q}a",
+}
+_LAST_TWO_SIDED = """
+    arg_max({'b': b, 'a': a, 'bid': bid, 'ask': ask}, ord) FILTER (b + a IS NOT NULL) AS last,
+    arg_max({'b': b, 'bid': bid}, ord) FILTER (b IS NOT NULL) AS last_bid,
+    arg_max({'a': a, 'ask': ask}, ord) FILTER (a IS NOT NULL) AS last_ask
+"""
+
+
+def _liquidity_columns() -> Iterator[str]:
+    for name, figure in _LIQUIDITY_FIGURES.items():
+        side = name.removeprefix("dollar_depth_")
+        own = f", {figure.format(q=f'last_{side}.')}" if side in ("bid", "ask") else ""
+        yield f"coalesce({figure.format(q='last.')}{own}) AS {name}"
+    for name in _LIQUIDITY_FIGURES:
+        yield f"{name}_avg"
+
+
+def _liquidity_sums() -> Iterator[str]:
+    for name, template in _LIQUIDITY_FIGURES.items():
+        figure = template.format(q="")
+        yield f"fsum({figure}) / count({figure}) AS {name}_avg"
+
+
+_L1_LIQUIDITY = f"""
+WITH sums AS (
+    SELECT {_BAR}, {", ".join(_liquidity_sums())}, {_LAST_TWO_SIDED}
+    FROM quotes_by_clock GROUP BY {_BAR}
+)
+SELECT native, clock, interval, {_TIME}, {", ".join(_liquidity_columns())} FROM sums
+"""
+
+_L1_PRICE = f"""
+WITH stood AS (
+    SELECT *, coalesce(lead(ts) OVER (PARTITION BY {_BAR} ORDER BY ord),
+                       (start + seconds) * 1000000000) - ts AS ns
+    FROM quotes_by_clock
+), sums AS (
+    SELECT {_BAR}, any_value(seconds) AS seconds, count(*) AS updates, {_LAST_TWO_SIDED},
+           fsum(bid * ns) / sum(ns) FILTER (bid IS NOT NULL) AS bid_price_twap,
+           fsum(ask * ns) / sum(ns) FILTER (ask IS NOT NULL) AS ask_price_twap,
+           fsum(bid * b) / nullif(fsum(b), 0) AS bid_price_vwap,
+           fsum(ask * a) / nullif(fsum(a), 0) AS ask_price_vwap
+    FROM stood GROUP BY {_BAR}
+)
+SELECT native, clock, interval, {_TIME},
+       coalesce(last.bid, last_bid.bid) AS bid_price, coalesce(last.b, last_bid.b) AS bid_amount,
+       coalesce(last.ask, last_ask.ask) AS ask_price, coalesce(last.a, last_ask.a) AS ask_amount,
+       (last.bid + last.ask) / 2 AS midprice,
+       (last.bid * last.a + last.ask * last.b) / nullif(last.b + last.a, 0) AS weighted_midprice,
+       bid_price_twap, ask_price_twap, bid_price_vwap, ask_price_vwap,
+       updates / seconds AS quote_update_frequency, seconds / updates AS avg_update_interval
+FROM sums
+"""
+
+_VTWAP = f"""
+SELECT native, clock, interval, {_TIME},
+       fsum(notional) / fsum(qty) AS vwap, fsum(price * count) / sum(count) AS twap
+FROM trades_by_clock GROUP BY {_BAR}
+"""
+
+_QUERIES = {
+    "flow": _FLOW,
+    "l1_imbalance": _L1_IMBALANCE,
+    "l1_liquidity": _L1_LIQUIDITY,
+    "l1_price": _L1_PRICE,
+    "ohlcv": _OHLCV,
+    "vtwap": _VTWAP,
+}
 
 
 class Oracle:

@@ -14,10 +14,18 @@ import pytest
 from tests.end_to_end.oracle import CLOCKS, SECONDS
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-DATASETS = {"flow": 36, "l1_imbalance": 10, "ohlcv": 6}
+DATASETS = {
+    "flow": 36,
+    "l1_imbalance": 10,
+    "l1_liquidity": 14,
+    "l1_price": 12,
+    "ohlcv": 6,
+    "vtwap": 2,
+}
 """Datasets and their number of columns, `time` not counted."""
 
 _EXACT = {"open", "high", "low", "close"}
+_EXACT |= {"bid_price", "bid_amount", "ask_price", "ask_amount", "midprice", "spread"}
 _EXACT |= {"imbalance", "imbalance_ratio", "bid_ask_ratio", "bid_percentage", "ask_percentage"}
 _SUMS = {"volume", "volume_notional", "taker_buy_volume", "taker_sell_volume"}
 _OF_SUM = 1e-12

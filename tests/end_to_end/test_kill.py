@@ -24,7 +24,7 @@ SEED = 20261121
 KILLS = 20
 SPAN_S = 60
 LATENESS_S = 120
-DATASETS = ("flow", "ohlcv", "l1_imbalance")
+DATASETS = ("flow", "ohlcv", "vtwap", "l1_imbalance", "l1_liquidity", "l1_price")
 
 
 @pytest.mark.xdist_group("kill")
@@ -95,7 +95,7 @@ async def assert_every_logged_tick_once(directory):
     want = reference.bars(
         [t for t in trades if t["origin"] == LIVE], [q for q in quotes if q["origin"] == LIVE]
     )
-    for dataset in ("flow", "ohlcv", "l1_imbalance"):
+    for dataset in DATASETS:
         got = published(directory / "bars", dataset, "1s", "true")
         for key, series in got.items():
             rows = {

@@ -26,7 +26,7 @@ from tests.end_to_end.processes import published
 DATA = Path(__file__).parents[2] / "../shared/data"
 RULES = Rules(lateness_ns=120 * NS)
 SPEED = 40.0
-DATASETS = ("flow", "ohlcv", "l1_imbalance")
+DATASETS = ("flow", "ohlcv", "vtwap", "l1_imbalance", "l1_liquidity", "l1_price")
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ def test_hyperliquids_backlog_is_in_exchange_bars_only(hyperliquid: Replayed) ->
     oracle = hyperliquid.oracle
     assert oracle.value("SELECT count(*) FROM trades") == hyperliquid.summary.trades == 64
     assert oracle.value("SELECT count(*) FROM trades WHERE NOT live") == 30
-    for dataset in ("flow", "ohlcv"):
+    for dataset in ("flow", "ohlcv", "vtwap"):
         hyperliquid.assert_dataset(HYPERLIQUID, symbol, dataset)
     for clock, count in (("exchange", 64), ("true", 34)):
         flow = SeriesPath("flow", HYPERLIQUID, symbol, "1s", clock).read(hyperliquid.out)
@@ -277,7 +277,7 @@ def test_late_ticks_are_in_no_exchange_bar_and_counted(tmp_path: Path) -> None:
     )
     assert summary.dropped == {("exchange", "trades", "late"): late}
     run = Replayed(tmp_path, summary, oracle)
-    for dataset in ("flow", "ohlcv"):
+    for dataset in ("flow", "ohlcv", "vtwap"):
         run.assert_dataset(HYPERLIQUID, "perpetual-BTC-USDC:USDC", dataset)
 
 

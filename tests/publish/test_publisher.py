@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import IO, Any
 
 import pyarrow.parquet as pq
@@ -418,7 +419,9 @@ async def test_many_files_in_a_flush_leave_the_loop_free(log: Log, files: Store)
     await publish(log, files)
     watching.cancel()
     assert len(files.list("metrics_open")) == 700
-    assert max(gaps) < 0.5
+    # A median, because a busy machine may stop the whole process for a while.
+    assert len(gaps) > 10
+    assert median(gaps) < 0.1
 
 
 async def test_write_fold_and_discard_on_every_store(log: Log, store: Store) -> None:

@@ -21,10 +21,10 @@ from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.errors import UserError
 from ingest.log import Log
-from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.universe import fetch_instruments
 from publish import health
+from publish.log import open_log, place
 from publish.publisher import Publisher
 from publish.settings import Settings
 from publish.store import Store
@@ -51,7 +51,7 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
             loop.add_signal_handler(number, stopping.set)
     store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
     await asyncio.to_thread(store.check)
-    log = SqliteLog(settings.log.path)
+    log = open_log(settings.log)
     try:
         partitions = settings.log.partitions
         await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), partitions))
@@ -176,7 +176,7 @@ class _Downstream:
             lateness_ns=settings.aggregate.lateness,
             toxicity_reset=settings.aggregate.toxicity_reset,
         )
-        log = SqliteLog(settings.log.path)
+        log = open_log(settings.log)
         try:
             aggregator = Aggregator(
                 log,
@@ -208,7 +208,7 @@ class _Downstream:
         await asyncio.gather(aggregating, publishing)
         if taken:
             raise PipelineError(
-                f"another perpflow has taken over the log {self._settings.log.path}: "
+                f"another perpflow has taken over the log {place(self._settings.log)}: "
                 f"one pipeline runs on a log; give this one its own log.path"
             )
 

@@ -128,7 +128,7 @@ class Log(ABC):
     ) -> None:
         """Append `records`, upsert `state` (None deletes a key) and `offsets`, atomically.
 
-        Raises `Fenced` if `owner` is no longer the newest.
+        Raises `Fenced` if `owner` is no longer the newest. After a `LogError` acquire again.
         """
 
     @abstractmethod

@@ -25,7 +25,6 @@ What Kafka gives, and where it differs from the embedded log:
 import asyncio
 import contextlib
 import time
-from array import array
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,14 +45,17 @@ from ingest.log import (
     kafka_state,
     kafka_topics,
 )
-from ingest.log.kafka_client import At, KafkaClient, KafkaOptions, explained
+from ingest.log.kafka_client import At, KafkaClient, explained
+from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_producer import Producer, TransactionalProducer
+from ingest.log.kafka_sizes import RecordSizes
 from ingest.log.kafka_state import Offsets, Raw
 
 READ_BYTES = 8 << 20
 WAIT_BYTES = 1 << 20
 """Fetched of each partition that `wait` finds records in; `read` starts with them."""
 LONG_POLL_S = 5.0
+BEYOND_S = 0.05
 SETTLE_S = 0.005
 """Between looks whether our own commit, or an open transaction before it, is there to read."""
 
@@ -78,24 +80,6 @@ class _Owner:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-@dataclass(slots=True)
-class _Sizes:
-    """The size of every record of a partition, for retention by size."""
-
-    next: int
-    offsets: "array[int]" = field(default_factory=lambda: array("q"))
-    sizes: "array[int]" = field(default_factory=lambda: array("q"))
-
-    def keep_from(self, first: int, max_bytes: int) -> int:
-        """The first offset whose suffix of records has at most `max_bytes`; forgets the others."""
-        kept, at = 0, len(self.offsets)
-        while at and self.offsets[at - 1] >= first and kept + self.sizes[at - 1] <= max_bytes:
-            at -= 1
-            kept += self.sizes[at]
-        del self.offsets[:at], self.sizes[:at]
-        return self.offsets[0] if self.offsets else self.next
-
-
 class KafkaLog(Log):
     """The log on the cluster of `options`; it connects at first use, on the loop that uses it."""
 
@@ -111,7 +95,7 @@ class KafkaLog(Log):
         self._held: dict[At, _Held] = {}
         self._written: dict[At, int] = {}  # the offset after the last record written here
         self._offsets: dict[int, tuple[int, dict[str, Offsets]]] = {}
-        self._sizes: dict[At, _Sizes] = {}
+        self._sizes: defaultdict[At, RecordSizes] = defaultdict(RecordSizes)
 
     async def create(self, topics: Mapping[str, int]) -> None:
         for topic, count in topics.items():
@@ -120,6 +104,12 @@ class KafkaLog(Log):
         client = await self._connected()
         async with explained(self._name), self._admin() as admin:
             await kafka_topics.ensure(admin, client, topics, self.options)
+
+    async def look(self, topics: Mapping[str, int]) -> kafka_topics.Look:
+        """How those topics are and should be; changes nothing."""
+        client = await self._connected()
+        async with explained(self._name), self._admin() as admin:
+            return await kafka_topics.look(admin, client, topics, self.options)
 
     async def partitions(self, topic: str) -> int:
         if topic not in self._counts:
@@ -190,8 +180,10 @@ class KafkaLog(Log):
                 )
                 moved = False
                 for at, got in fetched.items():
-                    if got.out_of_range and (await client.offsets([at], -1))[at] > wanted[at]:
-                        return True  # what was there is gone: reading says so
+                    if got.out_of_range:
+                        if (await client.offsets([at], -1))[at] > wanted[at]:
+                            return True  # what was there is gone: reading says so
+                        await asyncio.sleep(min(left, BEYOND_S))  # such a poll doesn't wait
                     if got.next > held[at].next:
                         moved = True
                         if self._held.get(at, held[at]).asked == wanted[at]:
@@ -286,7 +278,8 @@ class KafkaLog(Log):
                 keep = {at: end[at] if found[at] < 0 else found[at] for at in ats}
             if max_bytes is not None:
                 for at in ats:
-                    keep[at] = max(keep[at], await self._keep_from(at, first[at], max_bytes))
+                    fits = await self._sizes[at].keep_from(client, at, first[at], max_bytes)
+                    keep[at] = max(keep[at], fits)
             for groups in await self._all_offsets():
                 for offsets in groups.values():
                     for at in ats:
@@ -415,19 +408,6 @@ class KafkaLog(Log):
                 groups[group] = kafka_state.read_offsets(value)
         self._offsets[partition] = following, groups
         return groups
-
-    async def _keep_from(self, at: At, first: int, max_bytes: int) -> int:
-        client = await self._connected()
-        sizes = self._sizes.setdefault(at, _Sizes(first))
-        sizes.next = max(sizes.next, first)
-        while True:
-            got = (await client.fetch({at: sizes.next}, READ_BYTES))[at]
-            for record in got.records:
-                sizes.offsets.append(record.offset)
-                sizes.sizes.append(len(record.value or b""))
-            if got.next == sizes.next:
-                return sizes.keep_from(first, max_bytes)
-            sizes.next = got.next
 
 
 def _record(topic: str, partition: int, record: ConsumerRecord) -> Record:

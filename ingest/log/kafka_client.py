@@ -8,12 +8,11 @@ here, with aiokafka's client (connections, versions, metadata, TLS, SASL) and re
 import asyncio
 import contextlib
 import itertools
-import ssl
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
@@ -26,59 +25,16 @@ from aiokafka.structs import ConsumerRecord
 from aiokafka.structs import TopicPartition as KafkaPartition
 
 from ingest.log import LogError
+from ingest.log.kafka_options import KafkaOptions
 
 RETRY_S = 60.0
 """How long reading outlives a broker that is down or a partition without a leader."""
 BACKOFF_S = 0.1
-REQUEST_TIMEOUT_MS = 20_000
 FETCH_BYTES = 32 << 20
 """Of one answer over all of its partitions."""
 
 At = tuple[str, int]
 """A topic, by its name in Kafka, and a partition."""
-Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
-
-
-@dataclass(frozen=True, slots=True)
-class KafkaOptions:
-    """How to reach a cluster, and what is ours on it.
-
-    `servers`: "host:port,host:port". `prefix` goes before every topic and transactional id, so
-    that several pipelines share a cluster. `replication`: of topics made here; None: 3, or the
-    number of brokers if that is smaller. `retention_hours`: of topics made here.
-    """
-
-    servers: str
-    prefix: str = ""
-    replication: int | None = None
-    retention_hours: float = 24.0
-    tls: bool = False
-    ca_file: str | None = None
-    sasl: Mechanism | None = None
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-    def arguments(self) -> dict[str, Any]:
-        """What every aiokafka client is made with. Raises `LogError` for an unusable CA file."""
-        security = ("SASL_" if self.sasl else "") + ("SSL" if self.tls else "PLAINTEXT")
-        return {
-            "bootstrap_servers": self.servers,
-            "client_id": "perpflow",
-            "request_timeout_ms": REQUEST_TIMEOUT_MS,
-            "security_protocol": security,
-            "ssl_context": self._tls(),
-            "sasl_mechanism": self.sasl or "PLAIN",
-            "sasl_plain_username": self.username,
-            "sasl_plain_password": self.password,
-        }
-
-    def _tls(self) -> ssl.SSLContext | None:
-        if not self.tls:
-            return None
-        try:
-            return ssl.create_default_context(cafile=self.ca_file)
-        except OSError as error:  # SSLError is one
-            raise LogError(f"Kafka {self.servers}: CA file {self.ca_file}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +47,21 @@ class Fetched:
 
 
 @contextlib.asynccontextmanager
-async def explained(servers: str) -> AsyncIterator[None]:
+async def explained(where: str) -> AsyncIterator[None]:
     """aiokafka's errors as `LogError`s of one line that says where and why."""
     try:
         yield
     except errors.KafkaError as error:
-        raise LogError(f"Kafka {servers}: {cause(error)}") from error
+        raise LogError(f"{where}: {cause(error)}") from error
     except (OSError, TimeoutError) as error:
-        raise LogError(f"Kafka {servers}: {str(error) or type(error).__name__}") from error
+        raise LogError(f"{where}: {str(error) or type(error).__name__}") from error
 
 
 def cause(error: errors.KafkaError) -> str:
     """The reason in words: the broker's description where the error brings none itself."""
     detail = "; ".join(str(item) for item in error.args if item)
     name = type(error).__name__.removesuffix("Error")
-    return f"{name}: {detail or getattr(error, 'description', '') or error!r}"
+    return f"{name}: {detail or getattr(error, 'description', None) or error}"
 
 
 class KafkaClient:

@@ -10,7 +10,8 @@ from aiokafka import AIOKafkaProducer, errors
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from ingest.log import Fenced, LogError
-from ingest.log.kafka_client import At, KafkaOptions, cause
+from ingest.log.kafka_client import At, cause
+from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_state import Raw
 
 BATCH_BYTES = 1_000_000
@@ -93,39 +94,38 @@ class TransactionalProducer:
     async def commit(self, records: Mapping[At, Sequence[Raw]]) -> dict[At, int]:
         """Write the records in one transaction; returns the offset after each partition's last.
 
-        Raises `Fenced`, and `LogError` after which either nothing was written, or, if `lost`,
-        acquiring again tells.
+        Whatever it raises, this producer is `lost`: aiokafka can't go on after a batch that failed,
+        and to begin anew here might fence a newer owner. `Fenced` if there is one; `LogError` with
+        nothing written, or saying that it isn't known.
         """
         if self.lost:
             raise Fenced(f"{self._owned} has been lost")
+        self.lost = True
         try:
             await self._producer.begin_transaction()
             ends = await _send(self._producer, records)
+        except AssertionError as error:  # the client's sender has ended
+            raise LogError(f"{self._owned}: the client has failed: acquire again") from error
         except errors.KafkaError as error:
             await self._abort(error)
             raise
-        except AssertionError as error:  # the client's sender has ended
-            self.lost = True
-            raise LogError(f"{self._owned}: the client has failed: acquire again") from error
         try:
             await self._producer.commit_transaction()
         except errors.KafkaError as error:
-            self.lost = True
             self._raise_if_fenced(error)
             raise LogError(
                 f"{self._owned}: not known whether the commit happened ({cause(error)}):"
                 " acquire again"
             ) from error
+        self.lost = False
         return ends
 
     async def _abort(self, error: errors.KafkaError) -> None:
-        self.lost = True
         # What ended the transaction; a later batch fails only for there being none.
         end = self._producer._txn_manager.wait_for_transaction_end()
         self._raise_if_fenced((end.exception() if end and end.done() else None) or error)
         with contextlib.suppress(errors.KafkaError, TimeoutError):
             await asyncio.wait_for(self._producer.abort_transaction(), STOP_S)
-            self.lost = False
 
     def _raise_if_fenced(self, error: BaseException) -> None:
         # The sender's task wraps what it doesn't expect.

@@ -19,7 +19,8 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from aiokafka.structs import TopicPartition as KafkaPartition
 
 from ingest.log import LogError, TopicMismatch
-from ingest.log.kafka_client import KafkaClient, KafkaOptions
+from ingest.log.kafka_client import KafkaClient
+from ingest.log.kafka_options import KafkaOptions
 
 STATE = "state"
 DEFAULT_REPLICATION = 3
@@ -78,37 +79,67 @@ def replication(options: KafkaOptions, brokers: int) -> int:
     return options.replication or min(DEFAULT_REPLICATION, brokers)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The topics as they should be and, by name in Kafka, those that exist."""
+
+    planned: list[TopicPlan]
+    found: dict[str, TopicFound]
+    replicas: int
+
+    def missing(self) -> list[TopicPlan]:
+        return [topic for topic in self.planned if topic.name not in self.found]
+
+    def wrong(self) -> list[str]:
+        """What would lose or misplace data, a line a topic."""
+        return [
+            f"topic {topic.name} {problem}"
+            for topic in self.planned
+            if topic.name in self.found and (problem := mismatch(topic, self.found[topic.name]))
+        ]
+
+
+async def look(
+    admin: AIOKafkaAdminClient,
+    client: KafkaClient,
+    topics: Mapping[str, int],
+    options: KafkaOptions,
+) -> Look:
+    metadata = await client.metadata()
+    brokers = len(metadata.brokers())
+    planned = plans(topics, options, brokers)
+    found = await _find(admin, metadata, [topic.name for topic in planned])
+    return Look(planned, found, replication(options, brokers))
+
+
 async def ensure(
     admin: AIOKafkaAdminClient,
     client: KafkaClient,
     topics: Mapping[str, int],
     options: KafkaOptions,
 ) -> list[str]:
-    """Make what is missing, check the rest before anything is made; the names of those made.
+    """Make what is missing, if nothing that exists is wrong; the names of those made.
 
     Raises `TopicMismatch`.
     """
-    metadata = await client.metadata()
-    planned = plans(topics, options, len(metadata.brokers()))
-    names = [topic.name for topic in planned]
-    found = await find(admin, metadata, names)
-    for topic in planned:
-        if topic.name in found:
-            check(topic, found[topic.name])
-    missing = [topic for topic in planned if topic.name not in found]
+    before = await look(admin, client, topics, options)
+    _refuse(before)
+    missing = before.missing()
     if not missing:
         return []
-    await make(admin, missing, replication(options, len(metadata.brokers())))
+    await _make(admin, missing, before.replicas)
     deadline = time.monotonic() + READY_S
-    while not await _ready(client, names):
+    while not await _ready(client, [topic.name for topic in missing]):
         if time.monotonic() > deadline:
-            raise LogError(f"topics {', '.join(names)} have no leaders after {READY_S:.0f} s")
+            raise LogError(f"{missing[0].name} has no leaders {READY_S:.0f} s after it was made")
         await asyncio.sleep(0.02)
-    metadata = await client.metadata()
-    found = await find(admin, metadata, names)
-    for topic in missing:  # another process may have made it otherwise
-        check(topic, found[topic.name])
+    _refuse(await look(admin, client, topics, options))  # another may have made it otherwise
     return [topic.name for topic in missing]
+
+
+def _refuse(seen: Look) -> None:
+    if wrong := seen.wrong():
+        raise TopicMismatch("\n".join(wrong))
 
 
 async def _ready(client: KafkaClient, names: list[str]) -> bool:
@@ -121,7 +152,7 @@ async def _ready(client: KafkaClient, names: list[str]) -> bool:
     )
 
 
-async def make(admin: AIOKafkaAdminClient, plan: list[TopicPlan], replicas: int) -> None:
+async def _make(admin: AIOKafkaAdminClient, plan: list[TopicPlan], replicas: int) -> None:
     """Create them; that another process was faster is fine: the check comes after."""
     new = [
         NewTopic(topic.name, topic.partitions, replicas, topic_configs=dict(topic.config))
@@ -133,7 +164,7 @@ async def make(admin: AIOKafkaAdminClient, plan: list[TopicPlan], replicas: int)
             raise LogError(f"topic {name} was not made: {(message or [None])[0] or for_code(code)}")
 
 
-async def find(
+async def _find(
     admin: AIOKafkaAdminClient, metadata: ClusterMetadata, names: list[str]
 ) -> dict[str, TopicFound]:
     """Those of the topics that exist, with their configuration."""
@@ -156,14 +187,8 @@ async def find(
     return found
 
 
-def check(plan: TopicPlan, found: TopicFound) -> None:
-    """Raise `TopicMismatch` if the pipeline would lose or misplace data on the topic found."""
-    wrong = _mismatch(plan, found)
-    if wrong:
-        raise TopicMismatch(f"topic {plan.name} {wrong}")
-
-
-def _mismatch(plan: TopicPlan, found: TopicFound) -> str | None:
+def mismatch(plan: TopicPlan, found: TopicFound) -> str | None:
+    """What is wrong with the topic found, None if it will do."""
     compacted = plan.config["cleanup.policy"] == "compact"
     if compacted and found.partitions < plan.partitions:
         return f"has {found.partitions} partitions, fewer than {plan.partitions}"

@@ -23,7 +23,7 @@ from ingest.log import (
     TopicMismatch,
 )
 from ingest.log.kafka import KafkaLog
-from ingest.log.kafka_client import KafkaOptions
+from ingest.log.kafka_options import KafkaOptions
 from ingest.log.sqlite import SqliteLog
 
 Open = Callable[[], Awaitable[Log]]

@@ -169,6 +169,7 @@ class KafkaLog(Log):
         async with explained(self._name):
             while True:
                 held = {at: self._held_at(at, offset) for at, offset in wanted.items()}
+                before = {at: self._held.get(at) for at in wanted}
                 if any(of.records for of in held.values()):
                     return True
                 left = max(deadline - time.monotonic(), 0.0)
@@ -186,7 +187,7 @@ class KafkaLog(Log):
                         await asyncio.sleep(min(left, BEYOND_S))  # such a poll doesn't wait
                     if got.next > held[at].next:
                         moved = True
-                        if self._held.get(at, held[at]).asked == wanted[at]:
+                        if self._held.get(at) is before[at]:  # nobody has read in between
                             self._held[at] = _Held(wanted[at], got.records, got.next)
                 if left == 0 and not moved and not behind:
                     return False

@@ -314,6 +314,16 @@ async def test_wait_returns_at_once_and_after_a_timeout(log: Log) -> None:
     assert time.monotonic() - begun >= 0.05
 
 
+async def test_wait_at_one_place_after_another(log: Log) -> None:
+    assert not await log.wait({("ticks", 0): 0}, 0.01)
+    await log.append([record("a"), record("b"), record("c")])
+    for offset in (0, 2, 1):
+        assert await log.wait({("ticks", 0): offset}, 5)
+    assert not await log.wait({("ticks", 0): 3}, 0.01)
+    assert not await log.wait({("ticks", 0): 9}, 0.01)
+    assert await values(log, offset=1) == ["b", "c"]
+
+
 async def test_wait_wakes_for_an_append_and_a_commit(log: Log) -> None:
     waiting = asyncio.create_task(log.wait({("ticks", 0): 0, ("bars", 1): 0}, DEADLINE_S))
     await log.append([record("elsewhere", partition=1)])

@@ -4,20 +4,22 @@ import asyncio
 import os
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from ingest.log import Fenced, LogError, TopicMismatch
+from ingest.log import Fenced, LogError, NewRecord, TopicMismatch
 from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_options import KafkaOptions
 from tests.ingest.test_log_contract import record, values
-from tests.kafka.broker import Broker, free_port
+from tests.kafka.broker import ApacheKafka, Broker, NoBroker, free_port
 
 pytestmark = pytest.mark.xdist_group("kafka")
 TOPICS = {"ticks": 2, "bars": 2}
+DEADLINE_S = 60.0
 
 
 @pytest.fixture
@@ -169,3 +171,73 @@ async def test_nobody_at_the_address_is_one_line() -> None:
     with pytest.raises(LogError, match=r"^Kafka 127\.0\.0\.1:\d+: [^\n]*$"):
         await log.create(TOPICS)
     await log.close()
+
+
+# A broker of their own, which stops.
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory, kafka_broker: Broker) -> Iterator[ApacheKafka]:
+    if not isinstance(kafka_broker, ApacheKafka):
+        pytest.skip("needs Apache Kafka: the stand-in keeps its records in memory")
+    folder: Path = tmp_path_factory.mktemp("mortal")
+    try:
+        broker = ApacheKafka(folder)
+        broker.start()
+    except NoBroker as error:
+        pytest.fail(str(error))
+    yield broker
+    broker.kill()
+
+
+@pytest.mark.nightly
+async def test_a_broker_killed_9_keeps_what_it_acknowledged_and_nothing_comes_twice(
+    mortal: ApacheKafka,
+) -> None:
+    """Appends, commits, a reader and a waiter over two deaths of the broker."""
+    log, reader = (KafkaLog(KafkaOptions(mortal.servers, "killed.")) for _ in range(2))
+    await log.create(TOPICS)
+    owner = await log.acquire("g", 0)
+    assert await reader.bounds("ticks", 0) == (0, 0)
+    stopping = asyncio.Event()
+    sent = committed = 0
+
+    async def append() -> None:
+        nonlocal sent
+        while not stopping.is_set():
+            await log.append([NewRecord("ticks", 0, str(sent).encode(), {})])
+            sent += 1
+
+    async def commit() -> None:
+        nonlocal committed
+        while not stopping.is_set():
+            value = str(committed).encode()
+            await log.commit(owner, [NewRecord("bars", 0, value, {})], {"k": value})
+            committed += 1
+
+    async def progress(more: int) -> None:
+        """Until so many more were acknowledged of both kinds."""
+        goal = sent + more, committed + more
+        async with asyncio.timeout(DEADLINE_S):
+            while sent < goal[0] or committed < goal[1]:
+                assert not any(task.done() for task in tasks)
+                await asyncio.sleep(0.01)
+
+    tasks = [asyncio.create_task(append()), asyncio.create_task(commit())]
+    for _ in range(2):
+        await progress(10)
+        await asyncio.to_thread(mortal.kill)
+        waiting = asyncio.create_task(reader.wait({("ticks", 0): sent + 5}, DEADLINE_S))
+        await asyncio.to_thread(mortal.start)
+        await progress(10)
+        assert await waiting
+    stopping.set()
+    await asyncio.gather(*tasks)
+    assert await values(reader) == [str(i) for i in range(sent)]
+    assert await values(log, "bars") == [str(i) for i in range(committed)]
+    taken = await reader.acquire("g", 0)
+    assert taken.state == {"k": str(committed - 1).encode()}
+    with pytest.raises(Fenced):
+        await log.commit(owner, state={"k": b"zombie"})
+    await log.close()
+    await reader.close()

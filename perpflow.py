@@ -202,6 +202,50 @@ def topics(
     _await(run_topics(settings.log, action, sys.stdout))
 
 
+@app.command()
+def instruments(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATTERN", help='Ids or patterns like "BTC*" [default: all]'),
+    ] = None,
+    venue: Annotated[
+        Exchange | None,
+        typer.Option(help="[default: the configured ones, or all if none is]"),
+    ] = None,
+    cached: Annotated[
+        bool, typer.Option("--cached", help="The copy a collector keeps beside the log.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """List the venues' perpetuals: native id, Atlas id, contract size, status."""
+    settings = _settings(config, assignments)
+    from publish.instruments import InstrumentsOptions, show_instruments
+
+    _await(show_instruments(settings, InstrumentsOptions(venue, patterns or (), cached, as_json)))
+
+
+@app.command()
+def doctor(
+    timeout: Annotated[
+        int | None,
+        typer.Option(
+            parser=_nanoseconds, metavar="DURATION", help="How long a step may take [default: 10s]"
+        ),
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Check that the configured venues can be collected from here, step by step."""
+    settings = _settings(config, assignments)
+    if not settings.venues.enabled():
+        raise UserError(_NO_VENUE)
+    from publish.doctor import examine
+
+    _await(examine(settings, (timeout or 10_000_000_000) / 1e9))
+
+
 @app.command("check-config")
 def check_config(config: Config = None, assignments: Assignments = None) -> None:
     """Check the settings and print those in effect, as TOML without secrets."""

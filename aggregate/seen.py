@@ -6,15 +6,17 @@ Each memory gives its state as named pieces: `changes` those that are new since 
 Three venues' worth of identity, one rule each, none of which looks at log order:
 
 - `RisingIds`: trades whose ids rise (Binance, OKX): merged ranges of ids, so that a healed id below
-  the highest is not mistaken for a copy.
+  the highest is not mistaken for a copy. A print of several ids (an aggregate) of which one was
+  seen can't be counted in part: it is a copy, and its other ids are prints of their own.
 - `HighWater`: quotes with a rising update number (Binance u, OKX seqId): what does not rise is a
   copy or older than what was shown, unless the venue has restarted its numbering.
-- `RecentKeys`: Hyperliquid, whose trade ids are hashes and whose quotes have none: 64-bit hashes
-  of (instrument, time, id or content), kept for a bounded window.
+- `RecentKeys`: Hyperliquid, whose trade ids are hashes and whose quotes have none, and quotes of
+  OKX from before it numbered them: 64-bit hashes of (instrument, time, id or content), kept for a
+  bounded window.
 """
 
-from bisect import bisect_right
-from collections.abc import Mapping
+from bisect import bisect_right, insort
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ import orjson
 from ingest.ticks import I32, I64
 
 Mask = npt.NDArray[np.bool_]
+U64 = npt.NDArray[np.uint64]
 
 MAX_RANGES = 256
 """Ranges remembered per instrument; beyond it the two oldest become one, gap included."""
@@ -42,23 +45,27 @@ class RisingIds:
         self._older: dict[int, list[list[int]]] = {}
 
     def fresh(self, code: I32, first: I64, last: I64) -> Mask:
-        """Which rows' last id was not seen before; those are remembered. Ids unique per code."""
+        """Which rows have no id that was seen, also in a row before; those are remembered."""
         self._grow(int(code.max()) + 1)
-        new: Mask = last > self._top[code]
-        if new.all():
+        new: Mask = first > self._top[code]
+        behind = (code[1:] == code[:-1]) & (first[1:] <= last[:-1])
+        disordered = behind.any()
+        if not disordered and new.all():
             self._add(code, first, last)
             return new
         for i in np.flatnonzero(~new).tolist():
-            new[i] = not self._holds(int(code[i]), int(last[i]))
+            new[i] = not self._holds(int(code[i]), int(first[i]), int(last[i]))
+        if disordered:
+            for who in np.unique(code[1:][behind]).tolist():
+                low, high = np.searchsorted(code, [who, who + 1])
+                _leave_out_overlaps(first[low:high], last[low:high], new[low:high])
         self._add(code[new], first[new], last[new])
         return new
 
-    def _holds(self, code: int, id_: int) -> bool:
-        if id_ >= self._low[code]:
+    def _holds(self, code: int, first: int, last: int) -> bool:
+        if first <= self._top[code] and last >= self._low[code]:
             return True
-        ranges = self._older.get(code, [])
-        at = bisect_right(ranges, id_, key=lambda r: r[0]) - 1
-        return at >= 0 and id_ <= ranges[at][1]
+        return _touches(self._older.get(code, []), first, last)
 
     def _add(self, code: I32, first: I64, last: I64) -> None:
         if not len(code):
@@ -124,6 +131,23 @@ class RisingIds:
             self._set(code, found)
 
 
+def _touches(ranges: list[list[int]], first: int, last: int) -> bool:
+    """Whether an id from `first` to `last` is in the ranges, which rise and are apart."""
+    at = bisect_right(ranges, last, key=lambda r: r[0]) - 1
+    return at >= 0 and first <= ranges[at][1]
+
+
+def _leave_out_overlaps(first: I64, last: I64, new: Mask) -> None:
+    """Of one code's rows that are `new`, in their order: one that overlaps an earlier is a copy."""
+    taken: list[list[int]] = []
+    for i in np.flatnonzero(new).tolist():
+        span = [int(first[i]), int(last[i])]
+        if _touches(taken, *span):
+            new[i] = False
+        else:
+            insort(taken, span)
+
+
 class HighWater:
     """The highest update number per code and its exchange stamp. Rows are sorted by code."""
 
@@ -183,11 +207,17 @@ class RecentKeys:
         self._slots: dict[int, list[int]] = {}
         self._changed: dict[int, list[int] | None] = {}
 
-    def fresh(self, keys: npt.NDArray[np.uint64], ts: int) -> Mask:
-        """Which keys were not seen before; those are remembered under stamp `ts` (ns), rising."""
-        values: list[int] = keys.tolist()
-        new = np.array([key not in self._keys for key in values], dtype=bool)
-        slot = [key for key, is_new in zip(values, new.tolist(), strict=True) if is_new]
+    def fresh(self, keys: U64, ts: int) -> Mask:
+        """Which rows' key is new, the first of copies; remembered under stamp `ts` (ns), rising."""
+        slot: list[int] = []
+        known = self._keys
+        new = first_of_each(keys)
+        for i in np.flatnonzero(new).tolist():
+            key = int(keys[i])
+            if key in known:
+                new[i] = False
+            else:
+                slot.append(key)
         if slot:
             self._keys.update(slot)
             self._slots[ts] = self._changed[ts] = slot
@@ -207,7 +237,45 @@ class RecentKeys:
         self._keys = {key for slot in self._slots.values() for key in slot}
 
 
-def mix(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
+class QuoteCopies:
+    """Quotes of venues that number them: by number, and by key where one came without (0)."""
+
+    def __init__(self) -> None:
+        self._numbered = HighWater()
+        self._others = RecentKeys()
+
+    def fresh(
+        self, code: I32, sequence: I64, exchange_ts: I64, keys: Callable[[], U64], ts: int
+    ) -> Mask:
+        """Which rows are no copies, see `HighWater` and `RecentKeys`; rows are sorted by code."""
+        numbered = sequence != 0
+        if numbered.all():
+            return self._numbered.fresh(code, sequence, exchange_ts)
+        keep: Mask = np.zeros(len(code), dtype=bool)
+        if numbered.any():
+            of = code[numbered], sequence[numbered], exchange_ts[numbered]
+            keep[numbered] = self._numbered.fresh(*of)
+        keep[~numbered] = self._others.fresh(keys()[~numbered], ts)
+        return keep
+
+    def changes(self) -> dict[str, bytes | None]:
+        return self._numbered.changes() | self._others.changes()
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        rest = dict(state)
+        if "" in rest:
+            self._numbered.restore({"": rest.pop("")})
+        self._others.restore(rest)
+
+
+def first_of_each(keys: U64) -> Mask:
+    """Mask of the first row of each key."""
+    out = np.zeros(len(keys), dtype=bool)
+    out[np.unique(keys, return_index=True)[1]] = True
+    return out
+
+
+def mix(*columns: npt.NDArray[np.generic]) -> U64:
     """A 64-bit hash per row of 64-bit columns (splitmix64's finaliser, chained)."""
     h = np.full(len(columns[0]), 0x9E3779B97F4A7C15, dtype=np.uint64)
     for column in columns:

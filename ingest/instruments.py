@@ -7,7 +7,7 @@ native name by rule. Multipliers (1000PEPE, kPEPE) stay in the base.
 
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,6 +41,24 @@ class Instrument:
     symbol: str
     contract_size: float = 1.0
     inverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An instrument and whether it trades; `status` is the venue's word for that.
+
+    Binance's status and OKX's state as sent; Hyperliquid has no word: "listed" or "delisted".
+    """
+
+    instrument: Instrument
+    status: str
+
+    @property
+    def trading(self) -> bool:
+        return self.status == _TRADING[self.instrument.exchange]
+
+
+_TRADING = {BINANCE: "TRADING", OKX: "live", HYPERLIQUID: "listed"}
 
 
 def partition_of(exchange: str, symbol: str, partitions: int) -> int:
@@ -126,10 +144,39 @@ def instruments_from(exchange: str, payload: object) -> list[Instrument]:
     Hyperliquid's meta, bare or as {"dex": name, "meta": body} for a HIP-3 dex. Raises ValueError
     naming what is wrong with it, and where.
     """
+    listed, problems = listed_from(exchange, payload)
+    if problems:
+        raise ValueError(problems[0])
+    return [item.instrument for item in listed]
+
+
+def listed_from(exchange: str, payload: object) -> tuple[list[Listed], list[str]]:
+    """As `instruments_from`, with their status; entries that can't be read are told, not raised.
+
+    So one odd new listing doesn't cost the others. Of those that don't trade (announced, settled)
+    nothing is said. Raises ValueError for a payload that is no list of instruments.
+    """
     read = _by_exchange(_READERS, exchange)
     if not isinstance(payload, dict):
         raise ValueError(f"{exchange}: the instrument list is not an object: {payload!r:.100}")
     return read(payload)
+
+
+def _read(
+    exchange: str,
+    entries: Sequence[dict[str, Any]],
+    status_of: Callable[[dict[str, Any]], str],
+    read: Callable[[dict[str, Any]], Instrument],
+) -> tuple[list[Listed], list[str]]:
+    listed, problems = [], []
+    for entry in entries:
+        status = status_of(entry)
+        try:
+            listed.append(Listed(read(entry), status))
+        except ValueError as error:
+            if status in (_TRADING[exchange], ""):
+                problems.append(str(error))
+    return listed, problems
 
 
 def _entries(exchange: str, payload: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -156,42 +203,41 @@ def _size(exchange: str, entry: dict[str, Any], key: str) -> float:
     return value
 
 
-def _binance_list(payload: dict[str, Any]) -> list[Instrument]:
-    instruments = []
-    for entry in _entries(BINANCE, payload, "symbols"):
-        if str(entry.get("contractType")) not in _PERPETUAL:
-            continue
-        native = _text(BINANCE, entry, "symbol")
-        base, quote, margin = (
-            _text(BINANCE, entry, key) for key in ("baseAsset", "quoteAsset", "marginAsset")
-        )
-        inverse = margin == base
-        size = _size(BINANCE, entry, "contractSize") if inverse else 1.0
-        symbol = atlas_id(base, quote, margin)
-        instruments.append(Instrument(BINANCE, native, symbol, size, inverse))
-    return instruments
+def _binance_list(payload: dict[str, Any]) -> tuple[list[Listed], list[str]]:
+    entries = _entries(BINANCE, payload, "symbols")
+    perpetuals = [e for e in entries if str(e.get("contractType")) in _PERPETUAL]
+    return _read(BINANCE, perpetuals, lambda e: str(e.get("status", "")), _binance_entry)
 
 
-def _okx_list(payload: dict[str, Any]) -> list[Instrument]:
+def _binance_entry(entry: dict[str, Any]) -> Instrument:
+    native = _text(BINANCE, entry, "symbol")
+    base, quote, margin = (
+        _text(BINANCE, entry, key) for key in ("baseAsset", "quoteAsset", "marginAsset")
+    )
+    inverse = margin == base
+    size = _size(BINANCE, entry, "contractSize") if inverse else 1.0
+    return Instrument(BINANCE, native, atlas_id(base, quote, margin), size, inverse)
+
+
+def _okx_list(payload: dict[str, Any]) -> tuple[list[Listed], list[str]]:
     if payload.get("code") != "0":
         code, message = payload.get("code"), payload.get("msg")
         raise ValueError(f"{OKX}: not a list of instruments: code {code!r}, msg {message!r:.200}")
-    instruments = []
-    for entry in _entries(OKX, payload, "data"):
-        if entry.get("instType") != "SWAP":
-            continue
-        native = _text(OKX, entry, "instId")
-        match = _OKX_NAME.fullmatch(native)
-        if match is None or entry.get("ctType") not in ("linear", "inverse"):
-            raise ValueError(f"{OKX}: not a swap as known (instId, ctType): {entry!r:.200}")
-        parts = _okx_parts(match["base"], match["quote"], _text(OKX, entry, "settleCcy"))
-        size = _size(OKX, entry, "ctVal") * _size(OKX, entry, "ctMult")
-        inverse = entry["ctType"] == "inverse"
-        instruments.append(Instrument(OKX, native, atlas_id(*parts), size, inverse))
-    return instruments
+    swaps = [e for e in _entries(OKX, payload, "data") if e.get("instType") == "SWAP"]
+    return _read(OKX, swaps, lambda e: str(e.get("state", "")), _okx_entry)
 
 
-def _hyperliquid_list(payload: dict[str, Any]) -> list[Instrument]:
+def _okx_entry(entry: dict[str, Any]) -> Instrument:
+    native = _text(OKX, entry, "instId")
+    match = _OKX_NAME.fullmatch(native)
+    if match is None or entry.get("ctType") not in ("linear", "inverse"):
+        raise ValueError(f"{OKX}: not a swap as known (instId, ctType): {entry!r:.200}")
+    parts = _okx_parts(match["base"], match["quote"], _text(OKX, entry, "settleCcy"))
+    size = _size(OKX, entry, "ctVal") * _size(OKX, entry, "ctMult")
+    return Instrument(OKX, native, atlas_id(*parts), size, entry["ctType"] == "inverse")
+
+
+def _hyperliquid_list(payload: dict[str, Any]) -> tuple[list[Listed], list[str]]:
     dex = str(payload.get("dex") or "")
     meta = payload.get("meta", payload)
     if not isinstance(meta, dict):
@@ -201,17 +247,20 @@ def _hyperliquid_list(payload: dict[str, Any]) -> list[Instrument]:
         known = ", ".join(f"{n} {name}" for n, name in _COLLATERAL.items())
         raise ValueError(f"{HYPERLIQUID}: collateral token {token!r} of dex {dex!r}: known {known}")
     collateral = _COLLATERAL[token]
-    instruments = []
-    for entry in _entries(HYPERLIQUID, meta, "universe"):
+
+    def read(entry: dict[str, Any]) -> Instrument:
         name = _text(HYPERLIQUID, entry, "name")
         if dex and not name.startswith(f"{dex}:"):
             raise ValueError(f"{HYPERLIQUID}: {name!r} is not of dex {dex!r}")
-        symbol = atlas_id(name, collateral, collateral)
-        instruments.append(Instrument(HYPERLIQUID, name, symbol))
-    return instruments
+        return Instrument(HYPERLIQUID, name, atlas_id(name, collateral, collateral))
+
+    def status(entry: dict[str, Any]) -> str:
+        return "delisted" if entry.get("isDelisted") is True else "listed"
+
+    return _read(HYPERLIQUID, _entries(HYPERLIQUID, meta, "universe"), status, read)
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], list[Instrument]]] = {
+_READERS: dict[str, Callable[[dict[str, Any]], tuple[list[Listed], list[str]]]] = {
     BINANCE: _binance_list,
     OKX: _okx_list,
     HYPERLIQUID: _hyperliquid_list,

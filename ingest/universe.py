@@ -1,7 +1,15 @@
-"""The instruments to collect, from the venues' own lists over REST (EXCHANGES §1.4, §2.4, §3.3)."""
+"""The instruments to collect, from the venues' own lists over REST (EXCHANGES §1.4, §2.4, §3.3).
 
+A list costs little of the venues' limits: weight 1 of Binance's 2400 a minute, one of OKX's 20
+requests in 2 s, weight 20 of Hyperliquid's 1200 a minute for each dex.
+"""
+
+import asyncio
+import os
+import ssl
+import time
 from collections.abc import Sequence
-from difflib import get_close_matches
+from dataclasses import dataclass
 
 import httpx
 from tenacity import (
@@ -13,47 +21,98 @@ from tenacity import (
 )
 
 from ingest.errors import UserError
-from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument, instruments_from
+from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument, Listed, listed_from
+from ingest.selection import dexes_of, select
 from ingest.venues import venue
 
 USER_AGENT = "perpflow"
 """OKX answers 403 to requests without one (EXCHANGES §2.3)."""
 TIMEOUT_S = 10.0
+"""For each of connecting, sending and the next piece of the answer."""
+ANSWER_S = 30.0
+"""For one request as a whole: a server that trickles must not hold a refresh for ever."""
 ATTEMPTS = 4
+_LIMITED = (418, 429)
 
 
 class UniverseError(UserError):
-    """A venue's instruments can't be had, or some that were asked for are not among them."""
+    """A venue's instruments can't be had, or some that were asked for are not among them.
+
+    `retry_s`: how long the venue wants to be left alone, 0 if it didn't say.
+    """
+
+    def __init__(self, message: str, retry_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+
+
+@dataclass(frozen=True, slots=True)
+class InstrumentList:
+    """What a venue listed: all perpetuals of `dexes` with their status, as of `fetched_ns`.
+
+    `problems` names the entries that could not be read.
+    """
+
+    exchange: str
+    url: str
+    dexes: tuple[str, ...]
+    fetched_ns: int
+    listed: tuple[Listed, ...]
+    problems: tuple[str, ...] = ()
+
+
+def rest_base(exchange: str, rest_url: str | None) -> str:
+    """The REST base without a slash at its end; None: the venue's own."""
+    return (rest_url or venue(exchange).rest_url).rstrip("/")
+
+
+async def fetch_list(
+    exchange: str,
+    rest_url: str | None,
+    dexes: Sequence[str] = ("",),
+    *,
+    attempts: int | None = None,
+) -> InstrumentList:
+    """What the venue lists now. Raises `UniverseError`: can't be reached, or no such list."""
+    base = rest_base(exchange, rest_url)
+    headers = {"User-Agent": USER_AGENT}
+    listed: list[Listed] = []
+    problems: list[str] = []
+    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=TIMEOUT_S) as client:
+        for request, dex in _requests(client, exchange, dexes):
+            body = await _body(client, request, exchange, attempts or ATTEMPTS)
+            payload = {"dex": dex, "meta": body} if dex else body
+            try:
+                more, wrong = listed_from(exchange, payload)
+            except ValueError as error:
+                raise UniverseError(f"{request.url}: not the instruments: {error}") from error
+            listed += more
+            problems += wrong
+    return InstrumentList(
+        exchange, base, tuple(dexes), time.time_ns(), tuple(listed), tuple(problems)
+    )
 
 
 async def fetch_instruments(
-    exchange: str, rest_url: str | None, natives: Sequence[str]
+    exchange: str, rest_url: str | None, patterns: Sequence[str], dexes: Sequence[str] = ()
 ) -> list[Instrument]:
-    """The instruments of those native ids, in their order; `rest_url` None: the venue's own.
+    """The trading instruments that match the patterns, in their order (see `ingest.selection`).
 
-    Raises `UniverseError`: the venue can't be reached or answers something else, or it does not
-    list some of `natives` (all of them are named).
+    Raises `UniverseError`: the venue can't be reached or answers something else, or some patterns
+    match nothing (all of them are named).
     """
-    base = (rest_url or venue(exchange).rest_url).rstrip("/")
-    headers = {"User-Agent": USER_AGENT}
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=TIMEOUT_S) as client:
-        listed: dict[str, Instrument] = {}
-        for request, dex in _requests(client, exchange, natives):
-            body = await _body(client, request, exchange)
-            payload = {"dex": dex, "meta": body} if dex else body
-            try:
-                listed |= {i.native: i for i in instruments_from(exchange, payload)}
-            except ValueError as error:
-                raise UniverseError(f"{request.url}: not the instruments: {error}") from error
-    missing = [native for native in natives if native not in listed]
-    if missing:
-        named = ", ".join(_with_guess(native, listed) for native in missing)
-        raise UniverseError(f"{exchange} at {base} does not list {named}")
-    return [listed[native] for native in natives]
+    found = await fetch_list(exchange, rest_url, dexes_of(exchange, patterns, dexes))
+    selection = select(found.listed, patterns)
+    if selection.unmatched:
+        # An entry that could not be read may be the one that is missed.
+        why = "".join(f"; {problem}" for problem in found.problems[:3])
+        named = ", ".join(selection.unmatched)
+        raise UniverseError(f"{exchange} at {found.url} does not list {named}{why}")
+    return list(selection.instruments)
 
 
 def _requests(
-    client: httpx.AsyncClient, exchange: str, natives: Sequence[str]
+    client: httpx.AsyncClient, exchange: str, dexes: Sequence[str]
 ) -> list[tuple[httpx.Request, str]]:
     """(request, dex) for every list that is needed; dex is "" but for Hyperliquid's HIP-3."""
     if exchange == BINANCE:
@@ -62,7 +121,6 @@ def _requests(
         swaps = {"instType": "SWAP"}
         return [(client.build_request("GET", "/api/v5/public/instruments", params=swaps), "")]
     assert exchange == HYPERLIQUID
-    dexes = sorted({native.partition(":")[0] if ":" in native else "" for native in natives})
     return [
         (
             client.build_request(
@@ -74,36 +132,67 @@ def _requests(
     ]
 
 
-async def _body(client: httpx.AsyncClient, request: httpx.Request, exchange: str) -> object:
+async def _body(
+    client: httpx.AsyncClient, request: httpx.Request, exchange: str, tries: int
+) -> object:
     """The decoded answer; tried again a few times when the network or the venue fails."""
     attempts = AsyncRetrying(
         retry=retry_if_exception(_is_transient),
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=stop_after_attempt(tries),
         wait=wait_exponential(multiplier=0.3, max=5.0) + wait_random(0.0, 0.3),
         reraise=True,
     )
     try:
         async for attempt in attempts:
             with attempt:
-                response = await client.send(request)
+                async with asyncio.timeout(ANSWER_S):
+                    response = await client.send(request)
                 response.raise_for_status()
         return response.json()
     except httpx.HTTPStatusError as error:
         answer = f"{error.response.status_code}: {error.response.text[:200]}"
-        raise UniverseError(f"{exchange}: {request.url} answered {answer}") from error
+        raise UniverseError(
+            f"{exchange}: {request.url} answered {answer}", _retry_after(error.response)
+        ) from error
+    except httpx.TimeoutException as error:
+        raise UniverseError(
+            f"{exchange}: no answer from {request.url} in {TIMEOUT_S:g} s"
+        ) from error
+    except TimeoutError as error:
+        raise UniverseError(
+            f"{exchange}: no answer from {request.url} in {ANSWER_S:g} s"
+        ) from error
     except httpx.HTTPError as error:
-        reason = str(error) or type(error).__name__
+        reason = why(error)
         raise UniverseError(f"{exchange}: can't reach {request.url}: {reason}") from error
     except ValueError as error:
         raise UniverseError(f"{exchange}: {request.url} did not answer JSON: {error}") from error
 
 
 def _is_transient(error: BaseException) -> bool:
+    """Worth another attempt in seconds: not where the venue says to ask less (429, 418)."""
     if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code >= 500 or error.response.status_code == 429
-    return isinstance(error, httpx.TransportError)
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError | TimeoutError)
 
 
-def _with_guess(native: str, listed: dict[str, Instrument]) -> str:
-    close = get_close_matches(native, listed, n=1, cutoff=0.7)
-    return f"{native!r} (did you mean {close[0]!r}?)" if close else repr(native)
+def why(error: BaseException) -> str:
+    """The system's words where there are any: httpx says "All connection attempts failed"."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, BaseExceptionGroup):
+            inner = inner.exceptions[0]
+        if isinstance(inner, ssl.SSLError):
+            return str(inner)
+        if isinstance(inner, OSError) and inner.errno is not None:
+            # Of a refused connection asyncio's own text leaves out that it was refused.
+            return os.strerror(inner.errno) if inner.errno > 0 else str(inner.strerror)
+        inner = inner.__cause__ or inner.__context__
+    return str(error) or type(error).__name__
+
+
+def _retry_after(response: httpx.Response) -> float:
+    if response.status_code not in _LIMITED:
+        return 0.0
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else 60.0

@@ -20,13 +20,16 @@ from aggregate.shard import Rules
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.errors import UserError
+from ingest.instrument_cache import cache_path
+from ingest.instruments import Instrument
+from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Log
 from ingest.records import BARS_TOPIC, TICK_TOPICS
-from ingest.universe import fetch_instruments
+from ingest.venues import VENUES
 from publish import health
 from publish.log import open_log, place
 from publish.publisher import Publisher
-from publish.settings import Settings
+from publish.settings import Settings, Venue
 from publish.store import Store
 
 RETAIN_EVERY_S = 60.0
@@ -41,8 +44,8 @@ class PipelineError(UserError):
 async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Run the pipeline until SIGTERM or SIGINT, or until `stopping` is set.
 
-    Raises `UserError`s: venues that can't be reached or don't list a symbol, a log or a store that
-    can't be used.
+    A venue that can't be reached is told and tried again while the others run. Raises `UserError`s:
+    a log or a store that can't be used.
     """
     stopping = stopping or asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -55,54 +58,56 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
     try:
         partitions = settings.log.partitions
         await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), partitions))
-        collectors = await _collectors(settings, log)
-        async with health.served(settings.metrics, lambda: all(c.subscribed for c in collectors)):
-            await _run(settings, log, store, collectors, stopping)
+        keepers = [_keeper(settings, log, *item) for item in settings.venues.enabled().items()]
+        async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
+            await _run(settings, log, store, keepers, stopping)
     finally:
         await log.close()
 
 
-async def _collectors(settings: Settings, log: Log) -> list[Collector]:
-    ingest = settings.ingest
-    venues = settings.venues.enabled()
-    listed = await asyncio.gather(
-        *(fetch_instruments(name, v.rest_url, v.symbols) for name, v in venues.items()),
-        return_exceptions=True,
+def _keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
+    wanted = KeeperSettings(
+        name,
+        venue.symbols,
+        cache_path(settings.log.path, name),
+        rest_url=venue.rest_url,
+        dexes=venue.chosen_dexes,
     )
-    failed = [answer for answer in listed if isinstance(answer, BaseException)]
-    if failed:
-        raise BaseExceptionGroup("instruments", failed)
-    return [
-        Collector(
-            CollectorSettings(
-                name,
-                ws_url=venue.ws_url,
-                trades=venue.trades,
-                collector=ingest.collector,
-                batch_ms=ingest.batch_ms,
-                batch_rows=ingest.batch_rows,
-                punctuation_ms=ingest.punctuation_ms,
-                record_dir=ingest.record_dir,
-            ),
-            instruments,
-            log,
-            settings.log.partitions,
-            ArrivalClock(),
-        )
-        for (name, venue), instruments in zip(venues.items(), listed, strict=True)
-        if not isinstance(instruments, BaseException)
-    ]
+    return Keeper(wanted, lambda found: _collector(settings, log, name, venue, found))
+
+
+def _collector(
+    settings: Settings, log: Log, name: str, venue: Venue, instruments: Sequence[Instrument]
+) -> Collector:
+    ingest = settings.ingest
+    return Collector(
+        CollectorSettings(
+            name,
+            ws_url=venue.ws_url,
+            rest_url=venue.rest_url or VENUES[name].rest_url,
+            trades=venue.trades,
+            collector=ingest.collector,
+            batch_ms=ingest.batch_ms,
+            batch_rows=ingest.batch_rows,
+            punctuation_ms=ingest.punctuation_ms,
+            record_dir=ingest.record_dir,
+        ),
+        instruments,
+        log,
+        settings.log.partitions,
+        ArrivalClock(),
+    )
 
 
 async def _run(
     settings: Settings,
     log: Log,
     store: Store,
-    collectors: Sequence[Collector],
+    keepers: Sequence[Keeper],
     stopping: asyncio.Event,
 ) -> None:
     async with _downstream(settings, store) as downstream:
-        tasks = [asyncio.create_task(c.run(), name="collector") for c in collectors]
+        tasks = [asyncio.create_task(k.run(), name="collector") for k in keepers]
         tasks.append(asyncio.create_task(_retain(settings, log), name="retention"))
         tasks.append(asyncio.create_task(_ended(downstream), name="aggregation and publishing"))
         stop = asyncio.create_task(stopping.wait())
@@ -110,8 +115,8 @@ async def _run(
         await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("stopping")
         ended = [task for task in tasks if task.done()]
-        await asyncio.gather(*(c.stop() for c in collectors))
-        for task in (stop, *tasks[len(collectors) :]):
+        await asyncio.gather(*(k.stop() for k in keepers))
+        for task in (stop, *tasks[len(keepers) :]):
             task.cancel()
         await asyncio.gather(stop, *tasks, return_exceptions=True)
     for task in ended:

@@ -5,7 +5,7 @@ Durations are written with their unit ("250ms", "5s", "2m") and are integer nano
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,6 +114,11 @@ Symbols = Annotated[
     AfterValidator(_distinct),
     Field(min_length=1),
 ]
+Dexes = Annotated[
+    list[Annotated[str, StringConstraints(pattern=r"^[^\s:*?]+$")]],
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+]
 WebsocketUrl = Annotated[str, _url("ws", "wss")]
 HttpUrl = Annotated[str, _url("http", "https")]
 
@@ -162,12 +167,20 @@ class LogSettings(Section):
 
 
 class Venue(Section):
-    """One venue. `symbols` are the venue's own ids; URLs default to the venue's public hosts."""
+    """One venue; URLs default to its public hosts.
+
+    `symbols` are native or Atlas ids, or patterns (`ingest.selection`): BTC*, *-USDT, all.
+    """
 
     symbols: Symbols
     ws_url: WebsocketUrl | None = None
     rest_url: HttpUrl | None = None
     trades: str
+
+    @property
+    def chosen_dexes(self) -> Sequence[str]:
+        """HIP-3 dexes to select from, on the one venue that has them."""
+        return ()
 
 
 class BinanceVenue(Venue):
@@ -183,9 +196,17 @@ class OkxVenue(Venue):
 
 
 class HyperliquidVenue(Venue):
-    """Hyperliquid has one trade feed."""
+    """Hyperliquid has one trade feed. `dexes`: HIP-3 dexes whose instruments patterns select too.
+
+    A symbol with a dex's prefix (`xyz:TSLA`, `xyz:*`) needs no such mention.
+    """
 
     trades: Literal["trades"] = "trades"
+    dexes: Dexes = []
+
+    @property
+    def chosen_dexes(self) -> Sequence[str]:
+        return self.dexes
 
 
 class Venues(Section):
@@ -206,13 +227,17 @@ class Venues(Section):
 
 
 class IngestSettings(Section):
-    """Collectors. `record_dir`: where raw frames are recorded too; none: they are not."""
+    """Collectors. `record_dir`: where raw frames are recorded too; none: they are not.
+
+    `refresh`: how often the venues' instrument lists are read for listings and changes.
+    """
 
     collector: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "c1"
     batch_ms: Annotated[int, Number, Field(ge=1, le=1000)] = 50
     batch_rows: Annotated[int, Number, Field(ge=1, le=65_536)] = 4096
     punctuation_ms: Annotated[int, Number, Field(ge=10, le=5000)] = 250
     record_dir: Path | None = None
+    refresh: Annotated[Duration, _at_least("1s")] = 60_000_000_000
 
 
 class AggregateSettings(Section):

@@ -46,7 +46,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert perpflow("--version", cwd=tmp_path).stdout == "perpflow 0.1.0\n"
     result = perpflow("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for command in ("run", "demo", "replay", "tail", "check-config"):
+    for command in ("run", "demo", "replay", "tail", "instruments", "doctor", "check-config"):
         assert command in result.stdout
 
 
@@ -196,3 +196,17 @@ def test_errors_a_user_can_mend_have_one_base(name: str) -> None:
     module, _, attribute = name.partition(":")
     imported = __import__(module, fromlist=[attribute])
     assert issubclass(getattr(imported, attribute), UserError)
+
+
+def test_doctor_of_a_venue_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "perpflow.toml").write_text(
+        '[venues.binance-futures]\nsymbols = ["BTC*"]\n'
+        'ws_url = "ws://127.0.0.1:1"\nrest_url = "http://127.0.0.1:1"\n'
+    )
+    result = perpflow("doctor", "--timeout", "2s", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "binance-futures    websocket tcp  failed   127.0.0.1:1: " in result.stdout
+    assert result.stderr == "perpflow: 1 of 6 checks failed\n"
+    listed = perpflow("instruments", cwd=tmp_path)
+    assert listed.returncode == 1
+    assert "can't reach http://127.0.0.1:1/fapi/v1/exchangeInfo: Connection" in listed.stderr

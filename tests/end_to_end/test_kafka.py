@@ -40,6 +40,9 @@ class _OnBoth:
         for log in self._logs:
             await log.create(topics)
 
+    def __getattr__(self, name):
+        return getattr(self._logs[0], name)  # what only reads
+
     async def append(self, records):
         for log in self._logs:
             await log.append(records)

@@ -148,7 +148,7 @@ class NoidaKafka:
         arguments = ["start", "--data-dir", str(folder), "--only", "kafka", "--kafka-port"]
         with (folder / "noida.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [binary, *arguments, str(port)], stdout=log, stderr=log
+                [binary, *arguments, str(port)], stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + START_S
         while not answers(self.servers):
@@ -157,7 +157,9 @@ class NoidaKafka:
                 raise NoBroker(f"noida-db did not start: {(folder / 'noida.log').read_text()}")
 
     def stop(self) -> None:
-        self._process.terminate()
+        # The command is a wrapper of the server, which it doesn't end with itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(STOP_S)
 
 

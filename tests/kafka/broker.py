@@ -159,7 +159,7 @@ class NoidaKafka:
     def stop(self) -> None:
         # The command is a wrapper of the server, which it doesn't end with itself.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(STOP_S)
 
 

@@ -26,10 +26,10 @@ from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument
 from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Fenced, Log
-from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
 from publish import health
+from publish.log import open_log, place
 from publish.publisher import Publisher
 from publish.settings import Settings, Venue
 from publish.store import Store
@@ -58,7 +58,7 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
             loop.add_signal_handler(number, stopping.set)
     store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
     await asyncio.to_thread(store.check)
-    log = SqliteLog(settings.log.path)
+    log = open_log(settings.log)
     try:
         partitions = settings.log.partitions
         await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), partitions))
@@ -216,7 +216,7 @@ class _Downstream:
             lateness_ns=settings.aggregate.lateness,
             toxicity_reset=settings.aggregate.toxicity_reset,
         )
-        log = SqliteLog(settings.log.path)
+        log = open_log(settings.log)
         try:
             aggregator = Aggregator(
                 log,
@@ -252,7 +252,7 @@ class _Downstream:
 
 def _taken(settings: Settings) -> PipelineError:
     return PipelineError(
-        f"another perpflow has taken over the log {settings.log.path}: "
+        f"another perpflow has taken over the log {place(settings.log)}: "
         f"one pipeline runs on a log; give this one its own log.path"
     )
 

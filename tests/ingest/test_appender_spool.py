@@ -22,6 +22,7 @@ MANY = 1 << 30
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr(module, "MAX_RETRY_S", 0.02)
     monkeypatch.setattr(module, "SLOW_S", 0.01)
 
 

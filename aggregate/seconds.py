@@ -243,7 +243,9 @@ def _join(chunks: Sequence[Chunk]) -> tuple[Ticks, Array | None]:
 
 
 def _first_of_id(trades: Ordered) -> Mask | None:
-    """Mask of each id's copy with the smallest (local_ts, collector), None if ids are unique.
+    """Mask of each print's copy with the smallest (local_ts, collector), None if ids are unique.
+
+    Copies have the same last id and count: an aggregate is no copy of the last trade in it.
 
     Rows are in canonical order, in which that copy comes first among copies of one stamp; a
     stable sort by (id, local_ts) finds it where copies carry different exchange stamps too.
@@ -252,8 +254,9 @@ def _first_of_id(trades: Ordered) -> Mask | None:
     rises = (id_[1:] > id_[:-1]) | (code[1:] != code[:-1])
     if rises.all():
         return None
-    order = np.lexsort((trades.local_ts, id_, code))
-    again = (code[order][1:] == code[order][:-1]) & (id_[order][1:] == id_[order][:-1])
+    order = np.lexsort((trades.local_ts, trades.count, id_, code))
+    columns = (code[order], id_[order], trades.count[order])
+    again = np.logical_and.reduce([c[1:] == c[:-1] for c in columns])
     if not again.any():
         return None
     keep = np.ones(len(code), dtype=bool)

@@ -6,14 +6,15 @@ Each memory gives its state as named pieces: `changes` those that are new since 
 Three venues' worth of identity, one rule each, none of which looks at log order:
 
 - `RisingIds`: trades whose ids rise (Binance, OKX): merged ranges of ids, so that a healed id below
-  the highest is not mistaken for a copy.
+  the highest is not mistaken for a copy. A print of several ids (an aggregate) of which one was
+  seen can't be counted in part: it is a copy, and its other ids are prints of their own.
 - `HighWater`: quotes with a rising update number (Binance u, OKX seqId): what does not rise is a
   copy or older than what was shown, unless the venue has restarted its numbering.
 - `RecentKeys`: Hyperliquid, whose trade ids are hashes and whose quotes have none: 64-bit hashes
   of (instrument, time, id or content), kept for a bounded window.
 """
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,23 +43,27 @@ class RisingIds:
         self._older: dict[int, list[list[int]]] = {}
 
     def fresh(self, code: I32, first: I64, last: I64) -> Mask:
-        """Which rows' last id was not seen before; those are remembered. Ids unique per code."""
+        """Which rows have no id that was seen, also in a row before; those are remembered."""
         self._grow(int(code.max()) + 1)
-        new: Mask = last > self._top[code]
-        if new.all():
+        new: Mask = first > self._top[code]
+        behind = (code[1:] == code[:-1]) & (first[1:] <= last[:-1])
+        disordered = behind.any()
+        if not disordered and new.all():
             self._add(code, first, last)
             return new
         for i in np.flatnonzero(~new).tolist():
-            new[i] = not self._holds(int(code[i]), int(last[i]))
+            new[i] = not self._holds(int(code[i]), int(first[i]), int(last[i]))
+        if disordered:
+            for who in np.unique(code[1:][behind]).tolist():
+                low, high = np.searchsorted(code, [who, who + 1])
+                _leave_out_overlaps(first[low:high], last[low:high], new[low:high])
         self._add(code[new], first[new], last[new])
         return new
 
-    def _holds(self, code: int, id_: int) -> bool:
-        if id_ >= self._low[code]:
+    def _holds(self, code: int, first: int, last: int) -> bool:
+        if first <= self._top[code] and last >= self._low[code]:
             return True
-        ranges = self._older.get(code, [])
-        at = bisect_right(ranges, id_, key=lambda r: r[0]) - 1
-        return at >= 0 and id_ <= ranges[at][1]
+        return _touches(self._older.get(code, []), first, last)
 
     def _add(self, code: I32, first: I64, last: I64) -> None:
         if not len(code):
@@ -122,6 +127,23 @@ class RisingIds:
         self._grow(max(ranges, default=-1) + 1)
         for code, found in ranges.items():
             self._set(code, found)
+
+
+def _touches(ranges: list[list[int]], first: int, last: int) -> bool:
+    """Whether an id from `first` to `last` is in the ranges, which rise and are apart."""
+    at = bisect_right(ranges, last, key=lambda r: r[0]) - 1
+    return at >= 0 and first <= ranges[at][1]
+
+
+def _leave_out_overlaps(first: I64, last: I64, new: Mask) -> None:
+    """Of one code's rows that are `new`, in their order: one that overlaps an earlier is a copy."""
+    taken: list[list[int]] = []
+    for i in np.flatnonzero(new).tolist():
+        span = [int(first[i]), int(last[i])]
+        if _touches(taken, *span):
+            new[i] = False
+        else:
+            insort(taken, span)
 
 
 class HighWater:

@@ -19,13 +19,16 @@ from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
 from ingest.connection import Feed
-from ingest.instruments import Instrument
+from ingest.fallback import Fallback, Switch
+from ingest.healing import Healer
+from ingest.instruments import BINANCE, Instrument
 from ingest.log import Log, NewRecord
 from ingest.recorder import Recorder
 from ingest.recording import RecordingError, RecordingHeader
 from ingest.records import TICK_TOPICS, Source
+from ingest.resume import resume
 from ingest.session import Session
-from ingest.venues import Frame, venue
+from ingest.venues import Endpoint, Frame, venue
 
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
@@ -40,13 +43,15 @@ class CollectorSettings:
 
     `ws_url` and `trades` default to the venue's own. Collectors with the same subscriptions share
     a `shard`, by default the exchange's name. Ticks wait at most `batch_ms` or until `batch_rows`
-    of a kind and partition are there; a punctuation is written every `punctuation_ms`. Frames are
+    of a kind and partition are there. Gaps in the trades are filled from `rest_url`; without one
+    they are only recorded. A punctuation is written every `punctuation_ms`. Frames are
     recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
     records wait for the log, until fewer than `low_water` do.
     """
 
     exchange: str
     ws_url: str | None = None
+    rest_url: str | None = None
     trades: str | None = None
     collector: str = "c1"
     shard: str | None = None
@@ -105,6 +110,11 @@ class Collector:
         return bool(self._feeds) and self._appender.paused
 
     @property
+    def healing(self) -> int:
+        """Gaps found whose healing has not ended."""
+        return self._healer.waiting if self._feeds and self._healer else 0
+
+    @property
     def ticks(self) -> int:
         """Ticks parsed so far in this session."""
         return self._session.ticks if self._feeds else 0
@@ -126,6 +136,14 @@ class Collector:
         settings = self._settings
         session_id = str(self._clock.now())
         shard = settings.shard or settings.exchange
+        checks = await resume(
+            self._log,
+            settings.exchange,
+            self._universe.symbols,
+            self._partitions,
+            aggregated=settings.trades == "aggTrade",
+        )
+        self._healer = self._healer_of(settings)
         self._session = Session(
             Source(settings.exchange, shard, settings.collector, session_id),
             self._venue,
@@ -133,6 +151,8 @@ class Collector:
             self._partitions,
             self._clock,
             settings.batch_rows,
+            checks,
+            self._healer.add if self._healer else lambda gap: None,
         )
         self._recording = self._recording_of(session_id)
         self._appender = Appender(
@@ -143,32 +163,60 @@ class Collector:
             high_water=settings.high_water,
             low_water=settings.low_water,
         )
-        self._feeds = [
-            Feed(
-                settings.exchange,
-                settings.ws_url or self._venue.ws_url,
-                endpoint,
-                self._venue.heartbeat,
-                self._clock,
-                self._deliver,
-                self._changed,
-            )
-            for endpoint in self._endpoints
-        ]
+        self._feeds = [self._feed(endpoint) for endpoint in self._endpoints]
+        self._fallback = self._fallback_of(settings)
         self._put(self._session.start())
         appending = asyncio.create_task(self._appender.run())
         working = [asyncio.create_task(feed.run()) for feed in self._feeds]
         working.append(asyncio.create_task(self._keep_time()))
+        if self._healer is not None:
+            working.append(asyncio.create_task(self._healer.run()))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({appending, stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _cancel([stopping, *working])
+            if self._fallback is not None:
+                self._fallback.close()
             if self._recording is not None:
                 self._recording.close()
             self._put(self._session.end())
             await self._drain(appending)
         _raise_first([appending, *working])
+
+    def _feed(self, endpoint: Endpoint) -> Feed:
+        return Feed(
+            self._settings.exchange,
+            self._settings.ws_url or self._venue.ws_url,
+            endpoint,
+            self._venue.heartbeat,
+            self._clock,
+            self._deliver,
+            self._changed,
+        )
+
+    def _fallback_of(self, settings: CollectorSettings) -> Fallback | None:
+        """Aggregates for when @trade is silent (Binance)."""
+        if settings.exchange != BINANCE or settings.trades == "aggTrade":
+            return None
+        other = self._venue.endpoints(self._universe.instruments, "aggTrade")
+        aggregates = [e for e in other if all(name == "aggTrade" for name, _ in e.channels)]
+        return Fallback(settings.exchange, aggregates, self._feed, self._switched)
+
+    def _switched(self, to: Switch, reason: str) -> None:
+        self._put(self._session.event("trade-feed", to=to, reason=reason))
+
+    def _healer_of(self, settings: CollectorSettings) -> Healer | None:
+        if settings.rest_url is None:
+            return None
+        natives = {i.symbol: i.native for i in self._universe.instruments}
+        return Healer(
+            settings.exchange,
+            settings.rest_url,
+            natives,
+            lambda symbol, prints: self._put(self._session.healed(symbol, prints)),
+            lambda gap: self._put(self._session.gap(gap)),
+        )
 
     def _recording_of(self, session_id: str) -> "_Recording | None":
         directory = self._settings.record_dir
@@ -200,6 +248,7 @@ class Collector:
         """Flush every `batch_ms`, and promise every `punctuation_ms`."""
         loop = asyncio.get_running_loop()
         promised = loop.time()
+        heard = 0, 0
         while True:
             await asyncio.sleep(self._settings.batch_ms / 1e3)
             if self._recording is not None:
@@ -211,16 +260,20 @@ class Collector:
                 self._put(self._session.punctuate())
             else:
                 self._put(self._session.flush())
+            if self._fallback is not None:
+                now = self._session.singles, self._session.quotes
+                self._fallback.saw(now[0] - heard[0], now[1] - heard[1])
+                heard = now
 
     def _put(self, due: list[NewRecord]) -> None:
         self._appender.put(due)
 
     def _pause(self) -> None:
-        for feed in self._feeds:
+        for feed in (*self._feeds, *(self._fallback.feeds if self._fallback else ())):
             feed.pause()
 
     def _resume(self) -> None:
-        for feed in self._feeds:
+        for feed in (*self._feeds, *(self._fallback.feeds if self._fallback else ())):
             feed.resume()
 
     async def _drain(self, appending: asyncio.Task[None]) -> None:

@@ -26,6 +26,29 @@ PAUSED = Counter(
 CLOCK_STEPS = Counter(
     "perpflow_clock_steps_total", "Steps of the wall clock", ["exchange", "reason"]
 )
+GAPS = Counter(
+    "perpflow_gaps_total", "Gaps found in the trades of a symbol", ["exchange", "reason"]
+)
+GAPS_CLOSED = Counter(
+    "perpflow_gaps_closed_total", "Gaps whose healing has ended, by how", ["exchange", "state"]
+)
+MISSING = Counter(
+    "perpflow_trades_missing_total", "Trade ids that stay missing after healing", ["exchange"]
+)
+HEALED = Counter("perpflow_trades_healed_total", "Trades fetched over REST for a gap", ["exchange"])
+STRADDLES = Counter(
+    "perpflow_aggregates_split_total",
+    "Aggregates left out because a part of them was seen as single trades",
+    ["exchange"],
+)
+FALLBACKS = Counter(
+    "perpflow_trade_feed_switches_total", "Switches of Binance's trade feed", ["exchange", "to"]
+)
+REST_REQUESTS = Counter(
+    "perpflow_history_requests_total",
+    "REST requests for history, by status",
+    ["exchange", "status"],
+)
 APPENDED = Counter(
     "perpflow_records_appended_total", "Records appended to the log", ["exchange", "kind"]
 )

@@ -3,7 +3,7 @@
 Every record of a tick topic carries the headers
 
     type       trades | quotes | punctuation | session-start | session-end | coverage | eviction
-               | event
+               | event | gap
     exchange   binance-futures | okx-perps | hyperliquid-perps
     shard      collectors that run the same subscriptions; ticks of an instrument seal on its time
     collector  the collector's id
@@ -35,6 +35,7 @@ SESSION_END = "session-end"
 COVERAGE = "coverage"
 EVICTION = "eviction"
 EVENT = "event"
+GAP = "gap"
 BARS = "bars"
 CLOSED = "closed"
 
@@ -60,6 +61,44 @@ class Coverage:
 
     @classmethod
     def decode(cls, value: bytes) -> "Coverage":
+        return cls(**orjson.loads(value))
+
+
+OPEN, WHOLE, PARTLY, UNHEALABLE = "open", "healed", "partly", "unhealable"
+"""States of a gap: found just now; or how its healing ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class GapRecord:
+    """Trades that did not arrive: the value (JSON) of a `gap` record, in the symbol's partition.
+
+    Written when the gap is found (`open`) and again when healing has ended, with the same `symbol`,
+    `kind`, `first_missing`, `last_missing`, `exchange_ts` and `local_ts`. Kind `ids`: trade ids
+    from–to; `missing` ids are not there, of which some may be no trades. Kind `fills`
+    (Hyperliquid): an unknown number (null) between the venue's times (ns) `exchange_ts`, of the
+    last good tick before, and `exchange_to`, of the first after. `local_ts` is that one's arrival.
+    `healed` trades have arrived since, as ticks of origin 2; `why` says why not all.
+    """
+
+    exchange: str
+    symbol: str
+    kind: str
+    first_missing: int | None
+    last_missing: int | None
+    missing: int | None
+    healed: int
+    state: str
+    reason: str
+    why: str
+    exchange_ts: int
+    exchange_to: int
+    local_ts: int
+
+    def encode(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, value: bytes) -> "GapRecord":
         return cls(**orjson.loads(value))
 
 

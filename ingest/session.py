@@ -19,9 +19,12 @@ import structlog
 from ingest import metrics, records
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.clock import ArrivalClock
+from ingest.continuity import DISCONNECT, Continuity, Gap, continuity
+from ingest.history import Print
+from ingest.instruments import partition_of
 from ingest.log import NewRecord
-from ingest.records import QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, Source
-from ingest.ticks import LIVE, Quotes, Trades, encode
+from ingest.records import QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, GapRecord, Source
+from ingest.ticks import HEALED, I64, LIVE, Quotes, Trades, encode
 from ingest.venues import Frame, Notice, ParseReport, ParserState, Row, Venue
 
 PARSE_FRAMES = 64
@@ -45,7 +48,10 @@ class Session:
         partitions: int,
         clock: ArrivalClock,
         batch_rows: int,
+        checks: Continuity | None = None,
+        found: Callable[[Gap], None] = lambda gap: None,
     ) -> None:
+        """`checks` knows what earlier sessions left on the log; `found` is told of each new gap."""
         self.source = source
         self._venue = venue
         self._universe = universe
@@ -59,7 +65,13 @@ class Session:
         self._pending_frames = 0
         self.ticks = 0
         """Ticks parsed so far: the `row` of the next."""
+        self.singles = self.quotes = 0
+        """Trades that were no aggregates, and quotes, flushed so far."""
         self._state = ParserState()
+        self._aggregates: list[tuple[int, int]] = []
+        self._state.aggregates = self._aggregates
+        self._continuity = checks or continuity(source.exchange)
+        self._found = found
         self._report = ParseReport()
         self._told: set[str] = set()
         self._seq: Counter[tuple[str, int]] = Counter()
@@ -92,11 +104,13 @@ class Session:
     def flush(self) -> list[NewRecord]:
         """Everything received so far, as tick records."""
         self._parse()
-        trades = self._batches(self._trades, trades_batch)
+        trades = self._checked(self._batches(self._trades, trades_batch))
         quotes = self._batches(self._quotes, quotes_batch)
+        self.quotes += sum(map(len, quotes.values()))
         due = self._coverage([*trades.values(), *quotes.values()])
         due += [self._record(TRADES_TOPIC, p, records.TRADES, encode(b)) for p, b in trades.items()]
         due += [self._record(QUOTES_TOPIC, p, records.QUOTES, encode(b)) for p, b in quotes.items()]
+        due += self._gaps()
         self._count()
         return due
 
@@ -113,11 +127,34 @@ class Session:
         due += [
             self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
         ]
+        if what == "disconnected":
+            self._continuity.interrupted(DISCONNECT)
         return due
+
+    def healed(self, symbol: str, prints: Sequence[Print]) -> list[NewRecord]:
+        """Everything received so far, and trades of a gap that REST brought: they arrive now."""
+        self._parse()
+        native = next(i.native for i in self._universe.instruments if i.symbol == symbol)
+        route, now = self._routes[native], self._clock.now()
+        self.singles -= len(prints)  # not of the stream
+        for p in prints:
+            row = (route.code, p.exchange_ms, now, p.id, p.count, p.side, p.price, p.size)
+            route.trade((*row, HEALED, 0, self.ticks))
+            self.ticks += 1
+        metrics.HEALED.labels(self.source.exchange).inc(len(prints))
+        return self.flush()
+
+    def gap(self, gap: GapRecord) -> list[NewRecord]:
+        """Everything received so far, then how the healing of a gap ended."""
+        exchange = self.source.exchange
+        metrics.GAPS_CLOSED.labels(exchange, gap.state).inc()
+        metrics.MISSING.labels(exchange).inc(gap.missing or 0)
+        return [*self.flush(), self._gap_record(gap)]
 
     def end(self) -> list[NewRecord]:
         """Everything received so far, then the last records of the session."""
-        return self.flush() + self._marks(records.SESSION_END)
+        due = self.flush() + self._gaps(final=True)
+        return due + self._marks(records.SESSION_END)
 
     def _parse(self) -> None:
         pending, self._pending = self._pending, []
@@ -139,6 +176,34 @@ class Session:
         for rows in lists:
             rows.clear()
         return batches
+
+    def _checked(self, batches: dict[int, Trades]) -> dict[int, Trades]:
+        """The batches without the aggregates that can't be counted; gaps are noted on the way."""
+        self.singles += sum(map(len, batches.values())) - len(self._aggregates)
+        numbers, self._aggregates[:] = np.array(self._aggregates, np.int64), []
+        checked = {}
+        for p, batch in batches.items():
+            keep = self._continuity.check(batch, _by_row(numbers, batch))
+            if keep is not None:
+                metrics.STRADDLES.labels(self.source.exchange).inc(int((~keep).sum()))
+                batch = batch.take(keep)
+            if len(batch):
+                checked[p] = batch
+        return checked
+
+    def _gaps(self, *, final: bool = False) -> list[NewRecord]:
+        """Records of the gaps that are certain by now; at the end, of all that are open."""
+        due = []
+        exchange = self.source.exchange
+        for gap in self._continuity.due(None if final else self._clock.now()):
+            metrics.GAPS.labels(exchange, gap.reason).inc()
+            due.append(self._gap_record(gap_record(exchange, gap)))
+            self._found(gap)
+        return due
+
+    def _gap_record(self, gap: GapRecord) -> NewRecord:
+        partition = partition_of(gap.exchange, gap.symbol, self._partitions)
+        return self._record(TRADES_TOPIC, partition, records.GAP, gap.encode())
 
     def _coverage(self, batches: Sequence[Trades | Quotes]) -> list[NewRecord]:
         """Coverage of every partition, once: with the first live tick after subscribing."""
@@ -218,6 +283,33 @@ class Session:
             return False
         self._told.add(problem)
         return True
+
+
+def gap_record(exchange: str, gap: Gap) -> GapRecord:
+    """A gap as it is recorded when it is found."""
+    return GapRecord(
+        exchange=exchange,
+        symbol=gap.symbol,
+        kind=gap.kind,
+        first_missing=gap.first_missing,
+        last_missing=gap.last_missing,
+        missing=gap.missing,
+        healed=0,
+        state=records.OPEN,
+        reason=gap.reason,
+        why="",
+        exchange_ts=gap.exchange_ts,
+        exchange_to=gap.exchange_to,
+        local_ts=gap.local_ts,
+    )
+
+
+def _by_row(numbers: I64, batch: Trades) -> I64 | None:
+    """The aggregate number of each row, from (row, number) pairs in order of row; 0: none."""
+    if not len(numbers):
+        return None
+    at = np.minimum(np.searchsorted(numbers[:, 0], batch.row), len(numbers) - 1)
+    return np.where(numbers[at, 0] == batch.row, numbers[at, 1], 0)
 
 
 def _first_live(batches: Sequence[Trades | Quotes], local_from: int) -> int | None:

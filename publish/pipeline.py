@@ -26,6 +26,7 @@ from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Log
 from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC, TICK_TOPICS
+from ingest.venues import VENUES
 from publish import health
 from publish.publisher import Publisher
 from publish.settings import Settings, Venue
@@ -83,6 +84,7 @@ def _collector(
         CollectorSettings(
             name,
             ws_url=venue.ws_url,
+            rest_url=venue.rest_url or VENUES[name].rest_url,
             trades=venue.trades,
             collector=ingest.collector,
             batch_ms=ingest.batch_ms,

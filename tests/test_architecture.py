@@ -23,6 +23,8 @@ PURE = (
     "ingest/instruments.py",
     "ingest/selection.py",
     "ingest/batches.py",
+    "ingest/continuity.py",
+    "ingest/history.py",
     "ingest/venues/*.py",
     *(f"ingest/simulator/{n}.py" for n in ("market", "prices", "flow", "frames", "venue_frames")),
     *(f"ingest/simulator/{n}.py" for n in ("listings", "protocols")),

@@ -5,6 +5,7 @@ made of prepared bytes, and a POST with a body can be served on the same port.
 """
 
 import asyncio
+from collections.abc import Mapping
 from http import HTTPStatus
 from time import monotonic
 from typing import Protocol
@@ -18,13 +19,18 @@ from ingest.simulator.protocols import Session
 
 _HEAD_LIMIT = 64 << 10
 _WRITE_HIGH_WATER = 1 << 20
+_NONE: Mapping[str, str] = {}
+
+
+Answer = tuple[int, bytes] | tuple[int, bytes, Mapping[str, str]]
+"""Status, body and perhaps further headers of a REST answer."""
 
 
 class Host(Protocol):
     """What a connection needs of its server."""
 
     def open_session(self, target: str) -> tuple[str, Session] | None: ...
-    def answer(self, method: str, target: str, body: bytes, agent: str) -> tuple[int, bytes]: ...
+    def answer(self, method: str, target: str, body: bytes, agent: str) -> Answer: ...
     def opened(self, connection: "Connection") -> None: ...
     def received(self, connection: "Connection", text: bytes) -> None: ...
     def closed(self, connection: "Connection") -> None: ...
@@ -132,10 +138,11 @@ class Connection(asyncio.Protocol):
             answer = self._host.answer(method, target, body, fields.get("user-agent", ""))
             self._respond(*answer)
 
-    def _respond(self, status: int, body: bytes) -> None:
+    def _respond(self, status: int, body: bytes, headers: Mapping[str, str] = _NONE) -> None:
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n{more}\r\n"
         )
         self._transport.write(head.encode() + body)
         self._transport.close()

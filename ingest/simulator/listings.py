@@ -72,11 +72,33 @@ DEFAULT_NATIVES: dict[str, tuple[str, ...]] = {
 
 def listing(exchange: str, native: str) -> Listing:
     """A listing the generator knows. Raises ValueError naming those it knows."""
-    found = _BY_NAME.get((exchange, native))
+    found = _BY_NAME.get((exchange, native)) or _made_up(exchange, native)
     if found is None:
         known = ", ".join(n for e, n in _BY_NAME if e == exchange) or f"none ({exchange!r})"
         raise ValueError(f"no simulated instrument {native!r} on {exchange}; known: {known}")
     return found
+
+
+def many_natives(exchange: str, n: int) -> list[str]:
+    """Names of `n` made-up instruments, quiet ones at SOL's price: SIM000USDT, …"""
+    return [_MADE_UP[exchange][0].format(i) for i in range(n)]
+
+
+_MADE_UP = {
+    BINANCE: ("SIM{:03}USDT", "SOLUSDT"),
+    OKX: ("SIM{:03}-USDT-SWAP", "SOL-USDT-SWAP"),
+    HYPERLIQUID: ("SIM{:03}", "SOL"),
+}
+
+
+def _made_up(exchange: str, native: str) -> Listing | None:
+    number = native[3:6]
+    if exchange not in _MADE_UP or not (native.startswith("SIM") and number.isdigit()):
+        return None
+    name, like = _MADE_UP[exchange]
+    if native != name.format(int(number)):
+        return None
+    return replace(_BY_NAME[exchange, like], native=native, weight=0.05)
 
 
 def listing_of_recording(exchange: str, native: str, named: Instrument | None) -> Listing:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from types import TracebackType
@@ -13,8 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from ingest.simulator.clock import MarketClock
-from ingest.simulator.connection import GOING_AWAY, INACTIVE, Connection, wire
+from ingest.simulator.connection import GOING_AWAY, INACTIVE, Answer, Connection, wire
+from ingest.simulator.data_faults import DataFaults
 from ingest.simulator.feeds import Feed
+from ingest.simulator.ledger import Ledger
 from ingest.simulator.listings import (
     BINANCE,
     HYPERLIQUID,
@@ -51,6 +53,9 @@ class Simulator:
     time, in order, then what follows: choose more than a client may have read but not yet stored.
     Hyperliquid sends the backlog of 30 fills before that. When the feeds end, `finished` is set,
     and connections stay open and quiet.
+
+    Every trade is in the `ledgers`, from which REST history is answered; `faults` strike what the
+    streams push of them.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Simulator:
         not_before_ns: int = 0,
         port: int = 0,
         wall: Callable[[], int] = time.time_ns,
+        faults: DataFaults | None = None,
     ) -> None:
         if not feeds:
             raise ValueError("nothing to simulate: no feed was given")
@@ -80,7 +86,8 @@ class Simulator:
         self._sent = self._origin
         self._started = False
         resend = round(resend_s * 1e9)
-        self._venues = {name: _Venue(feed, resend) for name, feed in feeds.items()}
+        self._faults = faults
+        self._venues = {name: _Venue(feed, resend, faults) for name, feed in feeds.items()}
         self._natives = {
             name: [item.native for item in feed.listings] for name, feed in feeds.items()
         }
@@ -144,6 +151,11 @@ class Simulator:
         """Events sent so far per exchange, whether or not anybody listened."""
         return Counter({name: venue.events for name, venue in self._venues.items()})
 
+    @property
+    def ledgers(self) -> dict[str, Ledger]:
+        """Every trade made so far, by exchange."""
+        return {name: venue.ledger for name, venue in self._venues.items()}
+
     def disconnect(self) -> None:
         """Drop every connection without a close frame, like a network that breaks."""
         for connection in list(self._connections):
@@ -155,8 +167,15 @@ class Simulator:
         self._accepted += 1
         return open_session(target, self._natives, f"{self._accepted:08x}")
 
-    def answer(self, method: str, target: str, body: bytes, agent: str) -> tuple[int, bytes]:
+    def answer(self, method: str, target: str, body: bytes, agent: str) -> Answer:
         parts = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if parts.path == "/info" and b'"recentTrades"' in body:
+            with suppress(orjson.JSONDecodeError):
+                query = {name: str(value) for name, value in orjson.loads(body).items()}
+        history = self._history(parts.path, query)
+        if history is not None:
+            return history
         feeds = {name: venue.feed.listings for name, venue in self._venues.items()}
         reply: object | None = None
         if parts.path == "/fapi/v1/exchangeInfo" and BINANCE in feeds:
@@ -166,8 +185,7 @@ class Simulator:
         elif parts.path == "/api/v5/public/instruments" and OKX in feeds:
             if not agent:
                 return 403, b'{"msg":"Forbidden: no User-Agent"}'
-            native = parse_qs(parts.query).get("instId", [None])[0]
-            reply = okx_instruments(feeds[OKX], native)
+            reply = okx_instruments(feeds[OKX], query.get("instId"))
         elif parts.path == "/info" and method == "POST" and HYPERLIQUID in feeds:
             try:
                 reply = hyperliquid_info(feeds[HYPERLIQUID], orjson.loads(body))
@@ -176,6 +194,17 @@ class Simulator:
             if reply is None:
                 return 422, b'"Failed to deserialize the JSON body into the target type"'
         return (404, b'{"msg":"not simulated"}') if reply is None else (200, orjson.dumps(reply))
+
+    def _history(self, path: str, query: Mapping[str, str]) -> Answer | None:
+        if path == "/info" and query.get("type") != "recentTrades":
+            return None
+        answers = (ledger.answer(path, query) for ledger in self.ledgers.values())
+        found = next((answer for answer in answers if answer is not None), None)
+        throttle = self._faults.throttled(path) if found and self._faults else None
+        if throttle is not None:
+            body = b'{"code":-1003,"msg":"Too many requests"}'
+            return throttle.status, body, {"Retry-After": f"{throttle.retry_after_s:g}"}
+        return found
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
@@ -290,8 +319,10 @@ class Simulator:
 class _Venue:
     """One feed being sent: where it is, who listens, and what a newcomer gets first."""
 
-    def __init__(self, feed: Feed, resend: int) -> None:
+    def __init__(self, feed: Feed, resend: int, faults: DataFaults | None) -> None:
         self.feed = feed
+        self.ledger = Ledger(feed.exchange)
+        self._faults = faults
         self.listeners: dict[str, list[Connection]] = {}
         self.events = 0
         self._resend = resend
@@ -301,6 +332,7 @@ class _Venue:
         self._at = 0
         for event in feed.history:
             self._remember_fills(event)
+            self.ledger.add(event)
 
     def next_time(self) -> int | None:
         """When the next event is due, None after the last one."""
@@ -323,14 +355,25 @@ class _Venue:
             event = self._chunk[self._at]
             self._at += 1
             self.events += 1
-            if listeners := self.listeners.get(event[1]):
+            self.ledger.add(event)
+            if self._faults is not None:
+                since = event[0] - self.feed.origin
+                self._deliver_all(self._faults.pushed(self.feed.exchange, event, since))
+            elif listeners := self.listeners.get(event[1]):
                 self._deliver(event, listeners)
             if self.feed.exchange == HYPERLIQUID:
                 self._remember_fills(event)
             if self._resend:
                 self._recent.append(event)
+        if self._faults is not None:
+            self._deliver_all(self._faults.released(self.feed.exchange, due))
         while self._recent and self._recent[0][0] < due - self._resend:
             self._recent.popleft()
+
+    def _deliver_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if listeners := self.listeners.get(event[1]):
+                self._deliver(event, listeners)
 
     def _deliver(self, event: Event, listeners: list[Connection]) -> None:
         data = wire(event[2])

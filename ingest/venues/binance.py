@@ -51,9 +51,10 @@ def parse(
 ) -> int:
     """Append the frames' rows to their routes (by native id); returns the next row number.
 
-    Never raises for what a frame holds: see `ParseReport`. `state` is not used: Binance replays
-    nothing on subscribe.
+    Never raises for what a frame holds: see `ParseReport`. Of `state` only `aggregates` is used:
+    Binance replays nothing on subscribe.
     """
+    aggregates = None if state is None else state.aggregates
     start = row
     quotes = 0
     for frame in frames:
@@ -74,6 +75,8 @@ def parse(
                 quotes += 1
             else:
                 route.trade(_trade_row(data, route.code, frame[0], row))
+                if aggregates is not None and channel == "aggTrade":
+                    aggregates.append((row, _aggregate_of(data)))
             row += 1
         except orjson.JSONDecodeError:
             report.add_malformed("not JSON", *frame)
@@ -124,6 +127,12 @@ def _trade_row(trade: dict[str, Any], code: int, local_ns: int, row: int) -> Row
     side = SELL if trade["m"] else BUY
     off_book = 0 if trade.get("X", "MARKET") == "MARKET" else 1
     return code, ms, local_ns, trade_id, count, side, price, size, LIVE, off_book, row
+
+
+def _aggregate_of(trade: dict[str, Any]) -> int:
+    """The aggregate's own number, 0 where it has none that counts."""
+    number = trade.get("a")
+    return number if type(number) is int and 0 < number <= MAX_ID else 0
 
 
 def _other(data: dict[str, Any], report: ParseReport, frame: Frame) -> None:

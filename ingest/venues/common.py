@@ -118,9 +118,11 @@ class ParserState:
                 ...  # that coin's rows with first <= row < end are LIVE after all
     """
 
-    __slots__ = ("_live", "_subscribed", "_tentative")
+    __slots__ = ("_live", "_subscribed", "_tentative", "aggregates")
 
     def __init__(self) -> None:
+        self.aggregates: list[tuple[int, int]] | None = None
+        """(row, Binance's `a`) of each aggTrade, for who sets a list here and empties it."""
         self._live: set[str] = set()
         self._subscribed: set[str] = set()
         self._tentative: dict[str, tuple[int, int]] = {}

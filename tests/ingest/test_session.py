@@ -10,11 +10,13 @@ from structlog.testing import capture_logs
 
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
+from ingest.continuity import REORDER_NS, Gap
+from ingest.history import Print
 from ingest.instruments import BINANCE, HYPERLIQUID, Instrument, partition_of
 from ingest.log import NewRecord
-from ingest.records import QUOTES_TOPIC, TRADES_TOPIC, Coverage, Source
+from ingest.records import QUOTES_TOPIC, TRADES_TOPIC, Coverage, GapRecord, Source
 from ingest.session import PARSE_FRAMES, Session
-from ingest.ticks import BACKLOG, LIVE
+from ingest.ticks import BACKLOG, HEALED, LIVE, Trades
 from ingest.venues import Notice, venue
 from tests.ingest.collecting import (
     NATIVES,
@@ -47,6 +49,7 @@ class Driven:
         self.clock = ArrivalClock(self.wall)
         self.partitions = partitions
         self.notices: list[Notice] = []
+        self.found: list[Gap] = []
         self.universe = Universe(instruments())
         self.session = Session(
             Source(exchange, exchange, "c1", "1"),
@@ -55,6 +58,7 @@ class Driven:
             partitions,
             self.clock,
             batch_rows,
+            found=self.found.append,
         )
         self.records: list[NewRecord] = self.session.start()
 
@@ -245,3 +249,86 @@ def test_a_stepped_clock_is_an_event_on_the_log() -> None:
     assert driven.kinds(TRADES_TOPIC, 0) == ["session-start", "event", "punctuation"]
     (event,) = (r for r in driven.records if r.headers["type"] == "event" and r.partition == 1)
     assert orjson.loads(event.value)["event"] == "clock-step"
+
+
+def aggregate(number: int, first: int, last: int) -> bytes:
+    data = {"e": "aggTrade", "E": MS, "a": number, "s": "BTCUSDT", "p": "60000.10", "q": "0.010"}
+    data |= {"f": first, "l": last, "T": MS, "m": True}
+    return orjson.dumps({"stream": "btcusdt@aggTrade", "data": data})
+
+
+def gaps(driven: Driven) -> list[GapRecord]:
+    return [GapRecord.decode(r.value) for r in driven.records if r.headers["type"] == "gap"]
+
+
+def ids(driven: Driven, origin: int) -> list[int]:
+    batches = (ticks_of(record) for record in driven.records)
+    trades = [batch for batch in batches if isinstance(batch, Trades)]
+    return [i for batch in trades for i in batch.id[batch.origin == origin].tolist()]
+
+
+def test_a_gap_is_recorded_in_the_symbols_partition_and_told_and_then_closed() -> None:
+    driven = Driven(partitions=4)
+    driven.receive(trade(1), trade(5), trade(1, "ETHUSDT"), trade(2, "ETHUSDT"))
+    driven.take(driven.session.flush())
+    assert gaps(driven) == []  # rows may still come out of order
+    driven.wall.ns += REORDER_NS
+    driven.take(driven.session.flush())
+    symbol = instruments()[0].symbol
+    (record,) = (r for r in driven.records if r.headers["type"] == "gap")
+    assert (record.topic, record.partition) == (TRADES_TOPIC, partition_of(BINANCE, symbol, 4))
+    (opened,) = gaps(driven)
+    assert (opened.symbol, opened.first_missing, opened.last_missing) == (symbol, 2, 4)
+    assert (opened.state, opened.missing, opened.healed) == ("open", 3, 0)
+    assert [(g.first_missing, g.last_missing) for g in driven.found] == [(2, 4)]
+
+    prints = [Print(i, 1, MS, 1, 60_000.0, 0.5) for i in (2, 3)]
+    driven.receive(trade(6))
+    driven.wall.ns += 1_000
+    driven.take(driven.session.healed(symbol, prints))
+    driven.take(driven.session.gap(opened))
+    driven.take(driven.session.end())
+    assert ids(driven, HEALED) == [2, 3]
+    assert len(gaps(driven)) == 2
+    partition = [
+        r for r in driven.records if (r.topic, r.partition) == (record.topic, record.partition)
+    ]
+    assert_sessions_keep_their_promises(partition)
+
+
+def test_a_hole_that_is_open_at_the_end_is_recorded() -> None:
+    driven = Driven(partitions=1)
+    driven.receive(trade(1), trade(3))
+    driven.take(driven.session.end())
+    assert [(g.first_missing, g.state) for g in gaps(driven)] == [(2, "open")]
+    assert driven.kinds(TRADES_TOPIC, 0)[-1] == "session-end"
+
+
+def test_aggregates_follow_by_their_number_over_flushes() -> None:
+    driven = Driven(partitions=1)
+    driven.receive(aggregate(71, 1, 4), aggregate(72, 6, 8))
+    driven.take(driven.session.flush())
+    driven.receive(aggregate(73, 11, 11), quote(1), aggregate(76, 20, 21))
+    driven.take(driven.session.end())
+    assert [(g.first_missing, g.last_missing) for g in gaps(driven)] == [(12, 19)]
+    assert driven.found[0].aggregates == (74, 75)
+    assert (driven.session.singles, driven.session.quotes) == (0, 1)
+
+
+def test_an_aggregate_that_straddles_single_trades_is_left_out() -> None:
+    driven = Driven(partitions=1)
+    driven.receive(trade(1), trade(2), aggregate(71, 2, 5), aggregate(72, 6, 6))
+    driven.take(driven.session.end())
+    assert ids(driven, LIVE) == [1, 2, 6]
+    assert [(g.first_missing, g.last_missing, g.reason) for g in gaps(driven)] == [
+        (3, 5, "straddle")
+    ]
+
+
+def test_after_a_disconnect_gaps_say_so() -> None:
+    driven = Driven(partitions=1)
+    driven.receive(trade(1))
+    driven.take(driven.session.event("disconnected"))
+    driven.receive(trade(9))
+    driven.take(driven.session.end())
+    assert [g.reason for g in gaps(driven)] == ["disconnect"]

@@ -1,0 +1,385 @@
+"""What is missing: sequence checks of trades, per symbol (EXCHANGES §1.2, §2.2, §3.1). Pure.
+
+    Binance @trade      t rises by one: the rows that are no market prints (NA, insurance fund,
+                        ADL) use up ids too, and are ticks as well
+    Binance @aggTrade   a rises by one. Ids do not: the rows that are no market prints are in no
+                        aggregate, so f may be above the previous l + 1
+    OKX                 tradeId − count is the previous tradeId
+    Hyperliquid         no sequence. The fills replayed after each (re)subscription overlap with
+                        what was seen, or a gap of unknown size lies between
+
+A hole in the ids that copies or late rows fill within `REORDER_NS` of arrival time is no gap.
+Fills that Hyperliquid leaves out while a connection stands cannot be noticed from the stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.instruments import HYPERLIQUID
+from ingest.ticks import BACKLOG, HEALED, I64, Trades
+
+Mask = npt.NDArray[np.bool_]
+
+IDS, FILLS = "ids", "fills"
+"""Kinds of gap: trade ids from–to, or Hyperliquid's fills of unknown number between two times."""
+SEQUENCE, DISCONNECT, RESTART, STRADDLE = "sequence", "disconnect", "restart", "straddle"
+"""Reasons: a jump while connected, or over a reconnect, or over a restart of the collector, or the
+new part of an aggregate whose other part was seen as single trades."""
+
+REORDER_NS = 500_000_000
+"""Arrival time within which rows may come out of order before a hole counts as a gap."""
+RECENT_FILLS = 64
+"""Fills remembered per coin: a backlog is 30, and it overlaps with the last of these."""
+_REASONS = (SEQUENCE, DISCONNECT, RESTART)
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Trades of `symbol` that did not arrive.
+
+    Of kind `ids`: those with first_missing ≤ id ≤ last_missing, `missing` of them at most (ids of
+    rows that are no market prints may be among them). Of kind `fills`: an unknown number (None)
+    between `exchange_ts`, the venue's time (ns) of the last good tick before, and `exchange_to`,
+    of the first after. `local_ts` is when that one arrived. `aggregates` are the first and last
+    aggregate (Binance `a`) that are missing, where the gap is one of aggregates.
+    """
+
+    symbol: str
+    kind: str
+    first_missing: int | None
+    last_missing: int | None
+    missing: int | None
+    reason: str
+    exchange_ts: int
+    exchange_to: int
+    local_ts: int
+    aggregates: tuple[int, int] | None = None
+
+
+class Continuity(Protocol):
+    """Checks the trades of one exchange, in the order in which they arrive."""
+
+    def check(self, trades: Trades, aggregates: I64 | None = None) -> Mask | None:
+        """Take a batch into account; returns the rows to keep, None for all of them.
+
+        `aggregates` is each row's aggregate id `a`, 0 for a row that is none.
+        """
+        ...
+
+    def due(self, now: int | None = None) -> list[Gap]:
+        """Gaps that are certain at arrival time `now` (ns), each once; None: all that are open."""
+        ...
+
+    def interrupted(self, reason: str) -> None:
+        """The next gap of each symbol is for this reason: a disconnect or a restart."""
+        ...
+
+    def settled(self, symbol: str, first: int, last: int) -> None:
+        """What can be done about these ids has been done: they are in no gap any more."""
+        ...
+
+
+def continuity(exchange: str) -> Continuity:
+    """The check that suits the venue's trade ids."""
+    return FillContinuity() if exchange == HYPERLIQUID else IdContinuity()
+
+
+class _Codes:
+    """Own codes for symbols: those of a batch may change when instruments are listed."""
+
+    def __init__(self) -> None:
+        self.symbols: list[str] = []
+        self._index: dict[str, int] = {}
+        self._of: Sequence[str] = ()
+        self._map: I64 = np.empty(0, np.int64)
+
+    def of(self, trades: Trades) -> I64:
+        symbols = trades.symbols
+        if symbols is not self._of or len(symbols) != len(self._map):
+            for symbol in symbols:
+                if symbol not in self._index:
+                    self._index[symbol] = len(self.symbols)
+                    self.symbols.append(symbol)
+            self._of = symbols
+            self._map = np.array([self._index[s] for s in symbols], np.int64)
+        codes: I64 = self._map[trades.code]
+        return codes
+
+
+class IdContinuity:
+    """Ids that rise by one: every hole in them is a gap unless it is filled in time."""
+
+    def __init__(self) -> None:
+        self._codes = _Codes()
+        self._top: I64 = np.empty(0, np.int64)
+        self._top_aggregate: I64 = np.empty(0, np.int64)
+        self._top_ts: I64 = np.empty(0, np.int64)
+        self._reason: I64 = np.empty(0, np.int64)
+        self._holes: dict[int, list[Gap]] = {}
+
+    def top(self, symbol: str) -> int | None:
+        """The highest id seen of a symbol, None before the first."""
+        known = symbol in self._codes.symbols
+        top = int(self._top[self._codes.symbols.index(symbol)]) if known else _UNKNOWN
+        return None if top == _UNKNOWN else top
+
+    def check(self, trades: Trades, aggregates: I64 | None = None) -> Mask | None:
+        code = self._codes.of(trades)
+        self._grow(len(self._codes.symbols))
+        if aggregates is None:
+            aggregates = np.zeros(len(trades), np.int64)
+        order = np.argsort(code, kind="stable")
+        suspect = self._suspects(trades, code[order], aggregates[order], order)
+        if not len(suspect):
+            return None
+        keep = np.ones(len(trades), bool)
+        for who in suspect.tolist():
+            self._walk(who, trades, aggregates, np.flatnonzero(code == who), keep)
+        return None if keep.all() else keep
+
+    def _suspects(self, trades: Trades, code: I64, aggregate: I64, order: I64) -> I64:
+        """Codes with a row that does not follow the one before; the others move on.
+
+        `code` and `aggregate` are sorted by code through `order`, arrival order within a code.
+        """
+        last = trades.id[order]
+        first = last - trades.count[order] + 1
+        starts = np.flatnonzero(np.append(True, code[1:] != code[:-1]))
+        ends = np.append(starts[1:], len(code)) - 1
+        before = np.append(np.int64(_UNKNOWN), last[:-1])
+        before[starts] = self._top[code[starts]]
+        ok = first == before + 1
+        ok[starts] |= before[starts] == _UNKNOWN
+        aggregated = aggregate > 0
+        if aggregated.any():
+            chain = np.append(np.int64(0), aggregate[:-1])
+            chain[starts] = self._top_aggregate[code[starts]]
+            ok |= aggregated & (chain > 0) & (aggregate == chain + 1) & (first > before)
+            if not aggregated.all():  # both streams at once, during a switch
+                ok[:] = False
+        bad = ~ok | (trades.origin[order] == HEALED)
+        suspect = np.unique(code[bad])
+        good = ends if not len(suspect) else ends[~np.isin(code[ends], suspect)]
+        who = code[good]
+        self._top[who] = last[good]
+        self._top_ts[who] = trades.exchange_ts[order][good]
+        if aggregated.any():
+            self._top_aggregate[who] = aggregate[good]
+        self._reason[who] = 0
+        return suspect
+
+    def _walk(
+        self, who: int, trades: Trades, aggregates: I64, rows: npt.NDArray[np.intp], keep: Mask
+    ) -> None:
+        """The rows of one code, one by one, in arrival order."""
+        for i in rows.tolist():
+            last = int(trades.id[i])
+            first = last - int(trades.count[i]) + 1
+            top, aggregate = int(self._top[who]), int(aggregates[i])
+            chained = 0 < aggregate == int(self._top_aggregate[who]) + 1 > 1
+            if trades.origin[i] == HEALED:
+                self._fill(who, first, last)
+                continue
+            if top == _UNKNOWN or first > top:
+                if top != _UNKNOWN and first > top + 1 and not chained:
+                    self._hole(who, trades, i, top + 1, first - 1, aggregate)
+            else:
+                keep[i] = self._again(who, trades, i, first, last, aggregate)
+            if last > top:
+                self._top[who], self._top_ts[who] = last, trades.exchange_ts[i]
+            self._top_aggregate[who] = max(int(self._top_aggregate[who]), aggregate)
+            self._reason[who] = 0
+
+    def _again(
+        self, who: int, trades: Trades, i: int, first: int, last: int, aggregate: int
+    ) -> bool:
+        """A row not above the highest id: whether it is of use. What it fills is no hole any more.
+
+        An aggregate of which a part was seen can't be counted: its other part stays missing.
+        """
+        top = int(self._top[who])
+        if last > top:
+            self._add(who, trades, i, top + 1, last, STRADDLE)
+            return False
+        if first == last or self._inside(who, first, last):
+            self._fill(who, first, last, aggregate)
+            return True
+        overlapping = any(
+            hole.first_missing <= last and first <= hole.last_missing  # type: ignore[operator]
+            for hole in self._holes.get(who, ())
+        )
+        return not overlapping
+
+    def _inside(self, who: int, first: int, last: int) -> bool:
+        return any(
+            hole.first_missing <= first and last <= hole.last_missing  # type: ignore[operator]
+            for hole in self._holes.get(who, ())
+        )
+
+    def _hole(
+        self, who: int, trades: Trades, i: int, first: int, last: int, aggregate: int
+    ) -> None:
+        before = int(self._top_aggregate[who])
+        between = (before + 1, aggregate - 1) if 0 < before < aggregate - 1 else None
+        self._add(who, trades, i, first, last, _REASONS[int(self._reason[who])], between)
+
+    def _add(
+        self,
+        who: int,
+        trades: Trades,
+        i: int,
+        first: int,
+        last: int,
+        reason: str,
+        aggregates: tuple[int, int] | None = None,
+    ) -> None:
+        gap = Gap(
+            symbol=self._codes.symbols[who],
+            kind=IDS,
+            first_missing=first,
+            last_missing=last,
+            missing=last - first + 1,
+            reason=reason,
+            exchange_ts=int(self._top_ts[who]),
+            exchange_to=int(trades.exchange_ts[i]),
+            local_ts=int(trades.local_ts[i]),
+            aggregates=aggregates,
+        )
+        self._holes.setdefault(who, []).append(gap)
+
+    def _fill(self, who: int, first: int, last: int, aggregate: int = 0) -> None:
+        """Ids that came late are not missing."""
+        if who in self._holes:
+            holes = self._holes[who]
+            left = [part for hole in holes for part in without(hole, first, last, aggregate)]
+            self._holes[who] = left
+            if not left:
+                del self._holes[who]
+
+    def due(self, now: int | None = None) -> list[Gap]:
+        if not self._holes:
+            return []
+        found: list[Gap] = []
+        for who, holes in list(self._holes.items()):
+            old = [h for h in holes if now is None or h.local_ts + REORDER_NS <= now]
+            if old:
+                found += old
+                left = [h for h in holes if h not in old]
+                self._holes[who] = left
+                if not left:
+                    del self._holes[who]
+        return found
+
+    def interrupted(self, reason: str) -> None:
+        self._reason[:] = _REASONS.index(reason)
+
+    def settled(self, symbol: str, first: int, last: int) -> None:
+        if symbol in self._codes.symbols:
+            self._fill(self._codes.symbols.index(symbol), first, last)
+
+    def _grow(self, codes: int) -> None:
+        more = codes - len(self._top)
+        if more > 0:
+            self._top = np.append(self._top, np.full(more, _UNKNOWN))
+            zeros = np.zeros(more, np.int64)
+            self._top_aggregate = np.append(self._top_aggregate, zeros)
+            self._top_ts = np.append(self._top_ts, zeros)
+            self._reason = np.append(self._reason, zeros)
+
+
+class FillContinuity:
+    """Hyperliquid: the overlap of a replayed backlog with what was seen."""
+
+    def __init__(self) -> None:
+        self._codes = _Codes()
+        self._recent: dict[int, I64] = {}
+        self._last_ts: dict[int, int] = {}
+        self._interrupted = SEQUENCE
+        self._due: list[Gap] = []
+
+    def check(self, trades: Trades, aggregates: I64 | None = None) -> Mask | None:
+        code = self._codes.of(trades)
+        order = np.argsort(code, kind="stable")
+        cuts = np.flatnonzero(np.diff(code[order])) + 1
+        for rows in np.split(order, cuts):
+            self._take(int(code[rows[0]]), trades, rows)
+        return None
+
+    def _take(self, who: int, trades: Trades, rows: npt.NDArray[np.intp]) -> None:
+        backlog = trades.origin[rows] == BACKLOG
+        if backlog.any():
+            # A frame's fills share its stamp; what came before it is what it must overlap with.
+            for stamp in np.unique(trades.local_ts[rows[backlog]]).tolist():
+                mine = backlog & (trades.local_ts[rows] == stamp)
+                at = int(np.argmax(mine))
+                self._remember(who, trades, rows[:at])
+                self._compare(who, trades, rows[mine], stamp)
+                self._remember(who, trades, rows[mine])
+                rows, backlog = rows[at:][~mine[at:]], backlog[at:][~mine[at:]]
+        self._remember(who, trades, rows)
+
+    def _compare(self, who: int, trades: Trades, rows: npt.NDArray[np.intp], local_ts: int) -> None:
+        recent = self._recent.get(who)
+        if recent is None or np.isin(trades.id[rows], recent).any():
+            return
+        gap = Gap(
+            symbol=self._codes.symbols[who],
+            kind=FILLS,
+            first_missing=None,
+            last_missing=None,
+            missing=None,
+            reason=self._interrupted,
+            exchange_ts=self._last_ts[who],
+            exchange_to=int(trades.exchange_ts[rows].min()),
+            local_ts=local_ts,
+        )
+        self._due.append(gap)
+
+    def _remember(self, who: int, trades: Trades, rows: npt.NDArray[np.intp]) -> None:
+        if not len(rows):
+            return
+        recent = self._recent.get(who, np.empty(0, np.int64))
+        self._recent[who] = np.append(recent, trades.id[rows])[-RECENT_FILLS:]
+        newest = int(trades.exchange_ts[rows].max())
+        self._last_ts[who] = max(newest, self._last_ts.get(who, 0))
+
+    def due(self, now: int | None = None) -> list[Gap]:
+        found, self._due = self._due, []
+        return found
+
+    def interrupted(self, reason: str) -> None:
+        self._interrupted = reason
+
+    def settled(self, symbol: str, first: int, last: int) -> None:
+        """Nothing: these gaps have no ids, and are due once."""
+
+    def reopen(self, gaps: Sequence[Gap]) -> None:
+        """Gaps of an earlier session whose healing did not end."""
+        self._due += gaps
+
+
+def without(gap: Gap, first: int, last: int, aggregate: int = 0) -> list[Gap]:
+    """What is left of a gap in ids once those from `first` to `last` are there.
+
+    Of a gap of aggregates nothing is left before its first and behind its last one: ids that are
+    in no aggregate are no market prints.
+    """
+    assert gap.first_missing is not None
+    assert gap.last_missing is not None
+    if last < gap.first_missing or first > gap.last_missing:
+        return [gap]
+    left, right = (gap.first_missing, first - 1), (last + 1, gap.last_missing)
+    numbers: list[tuple[int, int] | None] = [None, None]
+    if gap.aggregates is not None and aggregate:
+        low, high = gap.aggregates
+        numbers = [(low, aggregate - 1), (aggregate + 1, high)]
+    return [
+        replace(gap, first_missing=a, last_missing=b, missing=b - a + 1, aggregates=both)
+        for (a, b), both in zip((left, right), numbers, strict=True)
+        if a <= b and (both is None or both[0] <= both[1])
+    ]

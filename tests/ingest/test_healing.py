@@ -1,0 +1,263 @@
+"""Gaps over real websockets and REST: what was dropped is on the log, or a gap record says so."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from ingest import healing as module
+from ingest.clock import ArrivalClock
+from ingest.collector import Collector, CollectorSettings
+from ingest.continuity import IDS, SEQUENCE, Gap
+from ingest.healing import Budget, Healer
+from ingest.history import Print
+from ingest.instruments import BINANCE, OKX
+from ingest.log.sqlite import SqliteLog
+from ingest.records import GAP, TRADES, TRADES_TOPIC, GapRecord
+from ingest.resume import resume
+from ingest.simulator import Simulator
+from ingest.simulator.data_faults import DataFaults, Fault, Throttle
+from ingest.ticks import HEALED, Trades, decode
+from ingest.universe import fetch_instruments
+from tests.ingest.collecting import collected, until
+from tests.ingest.simulating import feed
+
+NATIVES = {BINANCE: "BTCUSDT", OKX: "BTC-USDT-SWAP"}
+KEYS = {BINANCE: "btcusdt@trade", OKX: "trades-all:BTC-USDT-SWAP"}
+STREAMS = {BINANCE: "*@trade", OKX: "trades-all:*"}
+PARTITIONS = 2
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
+    log = SqliteLog(str(tmp_path / "log.db"))
+    yield log
+    await log.close()
+
+
+@asynccontextmanager
+async def collecting(
+    log: SqliteLog, simulator: Simulator, exchange: str, *, rest: bool = True
+) -> AsyncIterator[Collector]:
+    instruments = await fetch_instruments(exchange, simulator.rest_url, [NATIVES[exchange]])
+    url = simulator.rest_url if rest else None
+    settings = CollectorSettings(exchange, ws_url=simulator.ws_url, rest_url=url)
+    collector = Collector(settings, instruments, log, PARTITIONS, ArrivalClock())
+    running = asyncio.create_task(collector.run())
+    try:
+        yield collector
+    finally:
+        await collector.stop()
+        await running
+
+
+async def trades_on(log: SqliteLog) -> tuple[dict[int, int], list[GapRecord]]:
+    """(id → origin of its first copy, gap records in their order) of one instrument."""
+    ids: dict[int, int] = {}
+    gaps: list[GapRecord] = []
+    for (topic, _), part in (await collected(log, PARTITIONS)).items():
+        for record in part if topic == TRADES_TOPIC else ():
+            if record.headers["type"] == TRADES:
+                batch = decode(Trades, record.value)
+                for last, n, origin in zip(batch.id, batch.count, batch.origin, strict=True):
+                    for i in range(int(last) - int(n) + 1, int(last) + 1):
+                        ids.setdefault(i, int(origin))
+            elif record.headers["type"] == GAP:
+                gaps.append(GapRecord.decode(record.value))
+    return ids, gaps
+
+
+def ledger_ids(simulator: Simulator, exchange: str) -> list[int]:
+    name = "t" if exchange == BINANCE else "tradeId"
+    return [int(row[name]) for row in simulator.ledgers[exchange].trades(KEYS[exchange])]
+
+
+KEY_WANTED = Throttle(401, 1.0, 0.0, "/fapi/v1/historicalTrades")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "throttles"), [(BINANCE, []), (BINANCE, [KEY_WANTED]), (OKX, [])]
+)
+async def test_dropped_trades_are_healed(
+    log: SqliteLog, exchange: str, throttles: list[Throttle]
+) -> None:
+    faults = DataFaults(3, [Fault("drop", STREAMS[exchange], chance=0.01, n=4)], throttles)
+    async with Simulator(
+        {exchange: feed(exchange, 60)}, speed=20, streams=2, faults=faults
+    ) as simulator:
+        async with collecting(log, simulator, exchange) as collector:
+            await until(simulator.finished.is_set)
+            await asyncio.sleep(0.7)  # the bound of reordering, after which a hole is a gap
+            await until(lambda: not collector.healing)
+        expected = ledger_ids(simulator, exchange)
+    ids, gaps = await trades_on(log)
+    assert faults.struck["drop"] > 5
+    closed = [g for g in gaps if g.state != "open"]
+    assert len(closed) == len(gaps) / 2
+    unlisted = {
+        i
+        for g in closed
+        for i in range(g.first_missing or 0, (g.last_missing or 0) + 1)
+        if i not in ids
+    }
+    assert {g.state for g in closed} <= {"healed", "partly", "unhealable"}
+    # A stream's very last frames may be dropped with nothing behind them to tell.
+    known = [i for i in expected if i <= max(ids)]
+    assert set(known) <= set(ids) | unlisted
+    # Binance's fillers are in no history, and of an aggregate no part can be had.
+    assert len(unlisted) <= (sum(g.missing or 0 for g in closed) if throttles else 1)
+    assert sum(origin == HEALED for origin in ids.values()) >= sum(g.healed for g in closed) > 3
+
+
+async def test_a_collector_that_was_gone_heals_from_its_last_id_on_the_log(log: SqliteLog) -> None:
+    async with Simulator({BINANCE: feed(BINANCE, 90)}, speed=20) as simulator:
+        async with collecting(log, simulator, BINANCE) as first:
+            await until(lambda: first.ticks > 300)
+        seen, _ = await trades_on(log)
+        await until(lambda: ledger_ids(simulator, BINANCE)[-1] > max(seen) + 20)
+        async with collecting(log, simulator, BINANCE) as second:
+            await until(simulator.finished.is_set)
+            await until(lambda: second.ticks > 0 and not second.healing)
+            await asyncio.sleep(0.7)  # the bound of reordering
+            await until(lambda: not second.healing)
+        expected = ledger_ids(simulator, BINANCE)
+    ids, gaps = await trades_on(log)
+    assert [i for i in expected if min(ids) <= i <= max(ids)] == sorted(ids)
+    (done,) = [g for g in gaps if g.state != "open"]
+    assert (done.state, done.reason, done.missing) == ("healed", "restart", 0)
+    assert done.first_missing == max(seen) + 1
+
+
+async def test_without_rest_a_gap_is_recorded_as_open_and_found_again(log: SqliteLog) -> None:
+    faults = DataFaults(3, [Fault("drop", "*@trade", between=(10, 14))])
+    async with Simulator(
+        {BINANCE: feed(BINANCE, 30)}, speed=20, streams=2, faults=faults
+    ) as simulator:
+        async with collecting(log, simulator, BINANCE, rest=False):
+            await until(simulator.finished.is_set)
+            await until(lambda: faults.struck["drop"] > 0)
+        _, gaps = await trades_on(log)
+        (gap,) = gaps
+        assert (gap.state, gap.healed, gap.reason) == ("open", 0, SEQUENCE)
+        symbols = [gap.symbol]
+        checks = await resume(log, BINANCE, symbols, PARTITIONS, aggregated=False)
+        (again,) = checks.due()
+        assert (again.first_missing, again.last_missing) == (gap.first_missing, gap.last_missing)
+        # A later session heals it, and then it is settled.
+        async with collecting(log, simulator, BINANCE) as collector:
+            await until(lambda: collector.healing > 0)
+            await until(lambda: not collector.healing)
+        expected = ledger_ids(simulator, BINANCE)
+    ids, _ = await trades_on(log)
+    assert [i for i in expected if min(ids) <= i <= max(ids)] == sorted(ids)
+    checks = await resume(log, BINANCE, symbols, PARTITIONS, aggregated=False)
+    assert checks.due() == []
+
+
+def gap(first: int, last: int) -> Gap:
+    return Gap("s", IDS, first, last, last - first + 1, SEQUENCE, 0, 10**9, 0)
+
+
+async def healed(
+    monkeypatch: pytest.MonkeyPatch, answers: Sequence[httpx.Response], missing: Gap
+) -> tuple[list[Print], GapRecord, list[httpx.Request]]:
+    """What a Binance gap comes to when the venue answers so, the last answer again and again."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.001)
+    real = httpx.AsyncClient
+    monkeypatch.setattr(
+        module.httpx,
+        "AsyncClient",
+        lambda **options: real(transport=httpx.MockTransport(answer), **options),
+    )
+    prints: list[Print] = []
+    closed: list[GapRecord] = []
+    healer = Healer(
+        BINANCE, "http://venue", {"s": "BTCUSDT"}, lambda s, p: prints.extend(p), closed.append
+    )
+    running = asyncio.create_task(healer.run())
+    healer.add(missing)
+    await until(lambda: not healer.waiting)
+    running.cancel()
+    (record,) = closed
+    return prints, record, asked
+
+
+def listed(*ids: int) -> httpx.Response:
+    fields = {"price": "1.5", "qty": "2", "time": 1_791_269_849_801, "isBuyerMaker": True}
+    return httpx.Response(200, content=orjson.dumps([{"id": i, **fields} for i in ids]))
+
+
+async def test_retry_after_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await real(0)
+
+    refused = [httpx.Response(s, headers={"Retry-After": w}) for s, w in ((429, "7"), (418, "31"))]
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    prints, record, asked = await healed(monkeypatch, [*refused, listed(5, 6, 7)], gap(5, 6))
+    assert [s for s in slept if s in (7.0, 31.0)] == [7.0, 31.0]
+    assert len(asked) == 3
+    assert asked[0].url.params["fromId"] == "5"
+    assert [p.id for p in prints] == [5, 6]
+    assert (record.state, record.healed, record.missing) == ("healed", 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "healed_count", "missing", "why"),
+    [
+        ([listed(6, 9)], "healed", 1, 0, ""),
+        ([listed(9)], "unhealable", 0, 4, "lists no market trade"),
+        ([listed(5), listed()], "partly", 1, 3, "ends inside"),
+        ([httpx.Response(401, text="API-key")], "unhealable", 0, 4, "aggTrades answered 401"),
+        ([httpx.Response(404, text="none")], "unhealable", 0, 4, "answered 404: none"),
+        ([httpx.Response(500)], "unhealable", 0, 4, "answered 500"),
+        ([httpx.Response(200, text="<html>")], "unhealable", 0, 4, "not JSON"),
+        ([httpx.Response(200, text='{"code":1}')], "unhealable", 0, 4, "not a list"),
+        ([httpx.Response(200, text='[{"id":"x"}]')], "unhealable", 0, 4, "bad answer"),
+        ([listed(), listed(5, 6, 7, 8, 9)], "healed", 4, 0, ""),
+    ],
+)
+async def test_what_healing_comes_to(
+    monkeypatch: pytest.MonkeyPatch,
+    answers: Sequence[httpx.Response],
+    state: str,
+    healed_count: int,
+    missing: int,
+    why: str,
+) -> None:
+    _, record, _ = await healed(monkeypatch, answers, gap(5, 8))
+    assert (record.state, record.healed, record.missing) == (state, healed_count, missing)
+    assert why in record.why
+
+
+async def test_a_gap_that_would_take_all_of_the_budget_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, record, asked = await healed(monkeypatch, [listed()], gap(1, module.MAX_MISSING + 1))
+    assert asked == []
+    assert record.state == "unhealable"
+
+
+async def test_the_budget_lets_a_burst_through_and_then_its_rate() -> None:
+    loop = asyncio.get_running_loop()
+    budget = Budget(rate=200.0, burst=20.0)
+    began = loop.time()
+    for _ in range(2):
+        await budget.take(10)
+    assert loop.time() - began < 0.05
+    for _ in range(2):
+        await budget.take(10)
+    assert loop.time() - began >= 0.1

@@ -17,22 +17,32 @@ import structlog
 from ingest import metrics
 from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
+from ingest.changes import changes
 from ingest.clock import ArrivalClock
-from ingest.connection import Feed
 from ingest.fallback import Fallback, Switch
+from ingest.feed import Feed
 from ingest.healing import Healer
 from ingest.instruments import BINANCE, Instrument
+from ingest.limits import LIMITS, Limiter, Limits
+from ingest.line import Line
 from ingest.log import Log, NewRecord
+from ingest.reassign import reassigned
 from ingest.recorder import Recorder
 from ingest.recording import RecordingError, RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.resume import resume
 from ingest.session import Session
+from ingest.spool import Spool
 from ingest.venues import Endpoint, Frame, venue
 
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
 FLUSH_RECORDING_NS = 1_000_000_000
+SPOOL_BYTES = 1 << 30
+RENEW_BEFORE_S = 3600.0
+"""How long before the venue would end a connection another takes over."""
+STAGGER_S = 97.0
+"""Between the ends of connections that were opened together."""
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +56,8 @@ class CollectorSettings:
     of a kind and partition are there. Gaps in the trades are filled from `rest_url`; without one
     they are only recorded. A punctuation is written every `punctuation_ms`. Frames are
     recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
-    records wait for the log, until fewer than `low_water` do.
+    records wait for the log, until fewer than `low_water` do; with `spool_dir` records that the log
+    does not take wait on disk first, up to `spool_bytes`, and survive a kill.
     """
 
     exchange: str
@@ -61,6 +72,8 @@ class CollectorSettings:
     record_dir: Path | None = None
     high_water: int = HIGH_WATER
     low_water: int = LOW_WATER
+    spool_dir: Path | None = None
+    spool_bytes: int = SPOOL_BYTES
 
 
 class Collector:
@@ -89,15 +102,25 @@ class Collector:
         self._log = log
         self._partitions = partitions
         self._clock = clock
-        self._natives = [i.native for i in instruments]
+        self._active = {i.native: i for i in instruments}
+        self._natives_by_symbol = {i.symbol: i.native for i in instruments}
+        self._uncovered = set(self._active)
         self._universe = Universe(instruments)
         self._endpoints = self._venue.endpoints(
             instruments, settings.trades or self._venue.trade_channels[0]
         )
+        self._limiter = Limiter(LIMITS.get(settings.exchange, Limits()))
+        most = self._limiter.limits.subscriptions
+        streams = sum(len(endpoint.channels) for endpoint in self._endpoints)
+        if most is not None and streams > most:
+            raise ValueError(
+                f"{settings.exchange} allows {most} subscriptions, {len(instruments)} instruments "
+                f"need {streams}: choose fewer"
+            )
         self._feeds: list[Feed] = []
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._subscribed_once = False
+        self._feeds_changed = asyncio.Event()
 
     @property
     def subscribed(self) -> bool:
@@ -113,6 +136,21 @@ class Collector:
     def healing(self) -> int:
         """Gaps found whose healing has not ended."""
         return self._healer.waiting if self._feeds and self._healer else 0
+
+    @property
+    def carries(self) -> set[tuple[str, str]]:
+        """(channel, native id) of the subscriptions that stand."""
+        return set[tuple[str, str]]().union(*(feed.carries for feed in self._feeds))
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The contract sizes that ticks are converted with now, by native id."""
+        return {i.native: i.contract_size for i in self._universe.instruments}
+
+    @property
+    def uncovered(self) -> bool:
+        """Whether there are instruments whose data is not complete yet."""
+        return bool(self._uncovered)
 
     @property
     def ticks(self) -> int:
@@ -131,6 +169,67 @@ class Collector:
         """Close the connections, flush, end the session; returns when `run` has."""
         self._stopping.set()
         await self._stopped.wait()
+
+    def update(self, instruments: Sequence[Instrument]) -> None:
+        """Collect these from now on: what is new, gone or of another contract size is recorded.
+
+        A contract size holds for what arrives after this call.
+        """
+        if not self._feeds or self._stopping.is_set():
+            return
+        natives = {i.symbol: i.native for i in self._universe.instruments}
+        # A code has one native id: of two with one Atlas id, the second is for the next session.
+        instruments = [i for i in instruments if natives.get(i.symbol, i.native) == i.native]
+        change = changes(self._active, instruments)
+        if not change:
+            return
+        self._universe = self._universe.changed([*change.added, *change.resized])
+        self._put(self._session.update(self._universe))
+        for what, details in change.events():
+            self._put(self._session.event(what, **details))
+            _log.info("instrument", exchange=self._settings.exchange, what=what, **details)
+        self._active = {i.native: i for i in instruments}
+        self._natives_by_symbol |= {i.symbol: i.native for i in instruments}
+        gone = {i.native for i in change.gone}
+        self._uncovered = (self._uncovered - gone) | {i.native for i in change.added}
+        self._reassign(gone, change.added)
+
+    def _reassign(self, gone: set[str], added: Sequence[Instrument]) -> None:
+        """Give the feeds their new subscriptions, each on a connection that replaces its old."""
+        known = {i.native: i for i in self._universe.instruments}
+        trades = self._settings.trades or self._venue.trade_channels[0]
+        kept, more = reassigned(
+            [feed.endpoint for feed in self._feeds],
+            known,
+            gone,
+            added,
+            lambda instruments: self._venue.endpoints(instruments, trades),
+        )
+        feeds = []
+        for feed, endpoint in zip(self._feeds, kept, strict=True):
+            if endpoint is not None:
+                feeds.append(feed)
+                if endpoint is not feed.endpoint:
+                    feed.change(endpoint)
+        self._feeds = feeds + [self._feed(e, len(feeds) + i) for i, e in enumerate(more)]
+        if self._fallback is not None:
+            self._fallback.endpoints = self._aggregates()
+        self._feeds_changed.set()
+
+    async def _attend(self) -> None:
+        """Run the feeds there are; ends when one of them does, which none should."""
+        tasks: dict[Feed, asyncio.Task[None]] = {}
+        try:
+            while not any(task.done() for task in tasks.values()):
+                self._feeds_changed.clear()
+                await _cancel([tasks.pop(f) for f in list(tasks) if f not in self._feeds])
+                tasks |= {f: asyncio.create_task(f.run()) for f in self._feeds if f not in tasks}
+                changed = asyncio.create_task(self._feeds_changed.wait())
+                await asyncio.wait({changed, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            _raise_first(list(tasks.values()))
+        finally:
+            await _cancel(list(tasks.values()))
 
     async def _collect(self) -> None:
         settings = self._settings
@@ -154,6 +253,7 @@ class Collector:
             checks,
             self._healer.add if self._healer else lambda gap: None,
         )
+        self._spool = await asyncio.to_thread(self._open_spool)
         self._recording = self._recording_of(session_id)
         self._appender = Appender(
             self._log,
@@ -162,13 +262,13 @@ class Collector:
             resume=self._resume,
             high_water=settings.high_water,
             low_water=settings.low_water,
+            spool=self._spool,
         )
-        self._feeds = [self._feed(endpoint) for endpoint in self._endpoints]
+        self._feeds = [self._feed(endpoint, i) for i, endpoint in enumerate(self._endpoints)]
         self._fallback = self._fallback_of(settings)
         self._put(self._session.start())
         appending = asyncio.create_task(self._appender.run())
-        working = [asyncio.create_task(feed.run()) for feed in self._feeds]
-        working.append(asyncio.create_task(self._keep_time()))
+        working = [asyncio.create_task(self._attend()), asyncio.create_task(self._keep_time())]
         if self._healer is not None:
             working.append(asyncio.create_task(self._healer.run()))
         stopping = asyncio.create_task(self._stopping.wait())
@@ -184,7 +284,9 @@ class Collector:
             await self._drain(appending)
         _raise_first([appending, *working])
 
-    def _feed(self, endpoint: Endpoint) -> Feed:
+    def _feed(self, endpoint: Endpoint, number: int = 0) -> Feed:
+        """All feeds share the venue's limits; connections of other numbers end at other times."""
+        age, stagger = self._venue.max_age_s, number * STAGGER_S % 3600
         return Feed(
             self._settings.exchange,
             self._settings.ws_url or self._venue.ws_url,
@@ -193,15 +295,21 @@ class Collector:
             self._clock,
             self._deliver,
             self._changed,
+            requests=self._venue.requests,
+            limiter=self._limiter,
+            renew_s=None if age is None else age - RENEW_BEFORE_S - stagger,
+            overlap=self._limiter.limits.leave_room(sum(len(e.channels) for e in self._endpoints)),
         )
 
     def _fallback_of(self, settings: CollectorSettings) -> Fallback | None:
         """Aggregates for when @trade is silent (Binance)."""
         if settings.exchange != BINANCE or settings.trades == "aggTrade":
             return None
-        other = self._venue.endpoints(self._universe.instruments, "aggTrade")
-        aggregates = [e for e in other if all(name == "aggTrade" for name, _ in e.channels)]
-        return Fallback(settings.exchange, aggregates, self._feed, self._switched)
+        return Fallback(settings.exchange, self._aggregates(), self._feed, self._switched)
+
+    def _aggregates(self) -> list[Endpoint]:
+        endpoints = self._venue.endpoints(list(self._active.values()), "aggTrade")
+        return [e for e in endpoints if all(name == "aggTrade" for name, _ in e.channels)]
 
     def _switched(self, to: Switch, reason: str) -> None:
         self._put(self._session.event("trade-feed", to=to, reason=reason))
@@ -209,14 +317,20 @@ class Collector:
     def _healer_of(self, settings: CollectorSettings) -> Healer | None:
         if settings.rest_url is None:
             return None
-        natives = {i.symbol: i.native for i in self._universe.instruments}
         return Healer(
             settings.exchange,
             settings.rest_url,
-            natives,
+            self._natives_by_symbol,
             lambda symbol, prints: self._put(self._session.healed(symbol, prints)),
             lambda gap: self._put(self._session.gap(gap)),
         )
+
+    def _open_spool(self) -> Spool | None:
+        settings = self._settings
+        if settings.spool_dir is None:
+            return None
+        mine = f"{settings.exchange}.{settings.collector}"
+        return Spool(settings.spool_dir / mine, settings.spool_bytes)
 
     def _recording_of(self, session_id: str) -> "_Recording | None":
         directory = self._settings.record_dir
@@ -227,22 +341,30 @@ class Collector:
         header = RecordingHeader(exchange, session_id, self._clock.now(), instruments)
         return _Recording(Recorder(directory, header), exchange)
 
-    def _deliver(self, feed: Feed, frames: list[Frame]) -> None:
+    def _deliver(self, line: Line, frames: list[Frame]) -> None:
         if self._recording is not None:
             self._recording.add(frames)
-        self._put(self._session.receive(frames, feed.notice))
+        self._put(self._session.receive(frames, line.notice, line))
 
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
         if what != "subscribed":
             self._put(self._session.event(what, path=feed.path, reason=reason))
-        elif self.subscribed and not self._subscribed_once:
-            self._subscribed_once = True
-            refused = set[str]().union(*(f.refused for f in self._feeds))
-            local_from = self._clock.now()
-            self._session.subscribed([n for n in self._natives if n not in refused], local_from)
-            if self._recording is not None:
-                self._recording.covered(local_from)
-            _log.info("subscribed", exchange=self._settings.exchange, symbols=len(self._natives))
+        if what in ("subscribed", "replaced") and self._uncovered and self.subscribed:
+            self._cover()
+
+    def _cover(self) -> None:
+        """From now on the data is complete of what all feeds that should carry it do carry."""
+        wanted = {channel for feed in self._feeds for channel in feed.endpoint.channels}
+        missing = {native for _, native in wanted - self.carries}
+        covered = [n for n in self._active if n in self._uncovered and n not in missing]
+        if not covered:
+            return
+        self._uncovered.difference_update(covered)
+        local_from = self._clock.now()
+        self._session.subscribed(covered, local_from)
+        if self._recording is not None:
+            self._recording.covered(local_from)
+        _log.info("subscribed", exchange=self._settings.exchange, symbols=len(covered))
 
     async def _keep_time(self) -> None:
         """Flush every `batch_ms`, and promise every `punctuation_ms`."""
@@ -277,17 +399,32 @@ class Collector:
             feed.resume()
 
     async def _drain(self, appending: asyncio.Task[None]) -> None:
-        drained = asyncio.create_task(self._appender.drain())
+        """Let the log take what waits; what it doesn't take in time stays in the spool."""
+        appender, spool = self._appender, self._spool
+        drained = asyncio.create_task(appender.drain())
+        # A log that is down is not waited for when nothing is lost by it.
+        timeout = 0.0 if spool is not None and appender.failing else STOP_S
         await asyncio.wait(
-            {appending, drained}, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED
+            {appending, drained}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
         )
-        if self._appender.waiting:
+        await _cancel([drained, appending])
+        if spool is not None:
+            await appender.spill()
+            await asyncio.to_thread(spool.close)
+        spooled = appender.spooled
+        if spool is not None and spooled:
+            _log.warning(
+                "stopped before the log took everything; the next start appends the rest",
+                exchange=self._settings.exchange,
+                records=spooled,
+                spool=str(spool.directory),
+            )
+        if appender.waiting > spooled:
             _log.error(
                 "stopped before the log took everything",
                 exchange=self._settings.exchange,
-                records_lost=self._appender.waiting,
+                records_lost=appender.waiting - spooled,
             )
-        await _cancel([drained, appending])
 
 
 class _Recording:

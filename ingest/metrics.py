@@ -72,3 +72,19 @@ LIST_FETCHED = Gauge(
     "When the instrument list was last fetched",
     ["exchange"],
 )
+SPOOLED = Counter(
+    "perpflow_records_spooled_total", "Records that went to the spool on disk", ["exchange"]
+)
+SPOOL_BYTES = Gauge("perpflow_spool_bytes", "Bytes in the spool on disk", ["exchange"])
+SPOOL_FAILURES = Counter(
+    "perpflow_spool_failures_total", "Writes to the spool that failed", ["exchange"]
+)
+RENEWED = Counter(
+    "perpflow_connections_replaced_total",
+    "Connections replaced before they ended: age, notice, silence",
+    ["exchange", "reason"],
+)
+SILENT = Counter("perpflow_channel_silent_total", "Channels found silent", ["exchange", "kind"])
+GIVEN_UP = Counter(
+    "perpflow_subscriptions_given_up_total", "Refused subscriptions given up", ["exchange"]
+)

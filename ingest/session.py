@@ -10,7 +10,7 @@ What it returns must be appended in the order it was returned; then
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import orjson
@@ -32,6 +32,16 @@ PARSE_FRAMES = 64
 few enough that the event loop is never held for long."""
 
 Answer = Callable[[Notice], None]
+
+
+class Link(Protocol):
+    """The connection that frames came from: what the parser remembers of it, and who is told."""
+
+    state: ParserState
+
+    def heard(self, trades: int, quotes: int) -> None: ...
+
+
 K = TypeVar("K", Trades, Quotes)
 
 _log = structlog.get_logger(__name__)
@@ -61,7 +71,7 @@ class Session:
         self._trades: list[list[Row]] = [[] for _ in range(partitions)]
         self._quotes: list[list[Row]] = [[] for _ in range(partitions)]
         self._routes = universe.routes(self._trades, self._quotes)
-        self._pending: list[tuple[Answer, list[Frame]]] = []
+        self._pending: list[tuple[Answer, Link | None, list[Frame]]] = []
         self._pending_frames = 0
         self.ticks = 0
         """Ticks parsed so far: the `row` of the next."""
@@ -75,20 +85,22 @@ class Session:
         self._report = ParseReport()
         self._told: set[str] = set()
         self._seq: Counter[tuple[str, int]] = Counter()
-        self._covered: tuple[int, frozenset[str]] | None = None
+        self._covered: list[tuple[int, frozenset[str]]] = []
         self._steps = (clock.steps_back, clock.steps_forward)
 
     def start(self) -> list[NewRecord]:
         """The first records of the session."""
         return self._marks(records.SESSION_START)
 
-    def receive(self, frames: list[Frame], answer: Answer) -> list[NewRecord]:
+    def receive(
+        self, frames: list[Frame], answer: Answer, link: Link | None = None
+    ) -> list[NewRecord]:
         """Take the frames of one read of one connection; returns what is due for the log.
 
         Frames must be given in the order of their stamps. `answer` gets the notices among them
-        (acks, errors), no later than the next `flush`.
+        (acks, errors), no later than the next `flush`, and `link` what was heard.
         """
-        self._pending.append((answer, frames))
+        self._pending.append((answer, link, frames))
         self._pending_frames += len(frames)
         if self._pending_frames < PARSE_FRAMES:
             return []
@@ -99,7 +111,17 @@ class Session:
     def subscribed(self, natives: Sequence[str], local_from: int) -> None:
         """Every subscription has been answered; those of `natives` stand from `local_from` on."""
         symbols = {i.native: i.symbol for i in self._universe.instruments}
-        self._covered = local_from, frozenset(symbols[native] for native in natives)
+        self._covered.append((local_from, frozenset(symbols[native] for native in natives)))
+
+    def update(self, universe: Universe) -> list[NewRecord]:
+        """Everything received so far, by the instruments so far; what follows by `universe`.
+
+        An instrument keeps its code: new ones come behind those there are.
+        """
+        due = self.flush()
+        self._universe = universe
+        self._routes = universe.routes(self._trades, self._quotes)
+        return due
 
     def flush(self) -> list[NewRecord]:
         """Everything received so far, as tick records."""
@@ -159,12 +181,16 @@ class Session:
     def _parse(self) -> None:
         pending, self._pending = self._pending, []
         self._pending_frames = 0
-        for answer, frames in pending:
-            self.ticks = self._venue.parse(
-                frames, self._routes, self.ticks, self._report, self._state
-            )
-            if self._report.notices:
-                notices, self._report.notices = self._report.notices, []
+        report = self._report
+        for answer, link, frames in pending:
+            trades, quotes = report.trades, report.quotes
+            state = self._state if link is None else link.state
+            state.aggregates = self._aggregates
+            self.ticks = self._venue.parse(frames, self._routes, self.ticks, report, state)
+            if link is not None:
+                link.heard(report.trades - trades, report.quotes - quotes)
+            if report.notices:
+                notices, report.notices = report.notices, []
                 for notice in notices:
                     answer(notice)
 
@@ -207,18 +233,17 @@ class Session:
 
     def _coverage(self, batches: Sequence[Trades | Quotes]) -> list[NewRecord]:
         """Coverage of every partition, once: with the first live tick after subscribing."""
-        if self._covered is None:
-            return []
-        local_from, symbols = self._covered
-        first = _first_live(batches, local_from)
-        if first is None:
-            return []
-        self._covered = None
-        exchange_from = max(local_from, first)
         due = []
-        for p, mine in enumerate(self._symbols_by_partition(symbols)):
-            value = Coverage(mine, local_from, exchange_from).encode()
-            due += [self._record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine]
+        for covered in list(self._covered):
+            local_from, symbols = covered
+            first = _first_live(batches, local_from)
+            if first is None:
+                continue
+            self._covered.remove(covered)
+            exchange_from = max(local_from, first)
+            for p, mine in enumerate(self._symbols_by_partition(symbols)):
+                value = Coverage(mine, local_from, exchange_from).encode()
+                due += [self._record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine]
         return due
 
     def _symbols_by_partition(self, symbols: frozenset[str]) -> list[list[str]]:

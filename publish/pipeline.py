@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import structlog
 
@@ -72,6 +73,7 @@ def _keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
         cache_path(settings.log.path, name),
         rest_url=venue.rest_url,
         dexes=venue.chosen_dexes,
+        refresh_s=settings.ingest.refresh / 1e9,
     )
     return Keeper(wanted, lambda found: _collector(settings, log, name, venue, found))
 
@@ -91,6 +93,8 @@ def _collector(
             batch_rows=ingest.batch_rows,
             punctuation_ms=ingest.punctuation_ms,
             record_dir=ingest.record_dir,
+            spool_dir=ingest.spool_dir or Path(f"{settings.log.path}.spool"),
+            spool_bytes=ingest.spool_mb << 20,
         ),
         instruments,
         log,

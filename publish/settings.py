@@ -200,6 +200,8 @@ class IngestSettings(Section):
     """Collectors. `record_dir`: where raw frames are recorded too; none: they are not.
 
     `refresh`: how often the venues' instrument lists are read for listings and changes.
+    What the log can't take waits in `spool_dir` (by default beside the log, `<log.path>.spool`), up
+    to `spool_mb` a venue, then reading pauses.
     """
 
     collector: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "c1"
@@ -208,6 +210,8 @@ class IngestSettings(Section):
     punctuation_ms: Annotated[int, Number, Field(ge=10, le=5000)] = 250
     record_dir: Path | None = None
     refresh: Annotated[Duration, _at_least("1s")] = 60_000_000_000
+    spool_dir: Path | None = None
+    spool_mb: Annotated[int, Number, Field(ge=1)] = 1024
 
 
 class AggregateSettings(Section):

@@ -25,6 +25,7 @@ PURE = (
     "ingest/batches.py",
     "ingest/continuity.py",
     "ingest/history.py",
+    "ingest/watchdog.py",
     "ingest/venues/*.py",
     *(f"ingest/simulator/{n}.py" for n in ("market", "prices", "flow", "frames", "venue_frames")),
     *(f"ingest/simulator/{n}.py" for n in ("listings", "protocols")),

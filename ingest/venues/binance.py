@@ -156,7 +156,7 @@ def endpoints(instruments: Sequence[Instrument], trades: str = "trade") -> list[
         for name in ("bookTicker", channel):
             by_path.setdefault(_PATHS[name], []).append((name, instrument.native))
     return [
-        Endpoint(path, (_subscribe(channels),), tuple(channels), acks=1)
+        Endpoint(path, tuple(_requests(channels)), tuple(channels), acks=1)
         for path, streams in by_path.items()
         for channels in _split(streams)
     ]
@@ -167,9 +167,9 @@ def _split(streams: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
         yield streams[start : start + STREAMS_PER_CONNECTION]
 
 
-def _subscribe(channels: Sequence[tuple[str, str]]) -> bytes:
+def _requests(channels: Sequence[tuple[str, str]]) -> list[bytes]:
     params = [f"{native.lower()}@{channel}" for channel, native in channels]
-    return orjson.dumps({"method": "SUBSCRIBE", "params": params, "id": 1})
+    return [orjson.dumps({"method": "SUBSCRIBE", "params": params, "id": 1})]
 
 
 VENUE = Venue(
@@ -180,4 +180,6 @@ VENUE = Venue(
     heartbeat=None,  # the server pings; the websocket library answers
     ws_url="wss://fstream.binance.com",
     rest_url="https://fapi.binance.com",
+    requests=_requests,
+    max_age_s=24 * 3600.0,  # §1.3
 )

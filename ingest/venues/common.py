@@ -183,7 +183,9 @@ class Venue:
     """One exchange as declarations and two pure functions.
 
     `trade_channels` are the values the setting `trades` may have, the default first. `heartbeat`
-    is (seconds of silence, text message to send), None where the venue pings by itself.
+    is (seconds of silence, text message to send), None where the venue pings by itself. `requests`
+    makes the messages that subscribe some (channel, native). A connection lives `max_age_s` at
+    most, None: as long as it likes.
     """
 
     name: str
@@ -193,6 +195,8 @@ class Venue:
     heartbeat: tuple[float, bytes] | None
     ws_url: str
     rest_url: str
+    requests: Callable[[Sequence[tuple[str, str]]], list[bytes]]
+    max_age_s: float | None = None
 
 
 def reason_of(channel: str, error: Exception) -> str:

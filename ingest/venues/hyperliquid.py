@@ -9,7 +9,7 @@ Prices and sizes are strings in base units, times ms of the block, tid an unorde
 
 from collections.abc import Mapping, Sequence
 from math import nan
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -169,22 +169,38 @@ def _other(channel: str, message: dict[str, Any], report: ParseReport, state: Pa
         if name == "trades":
             state.subscribed(coin)
     elif channel == "error":
-        report.notices.append(Notice("error", text=str(message.get("data", ""))))
+        report.notices.append(_refusal(str(message.get("data", ""))))
     elif channel == "pong":
         report.notices.append(Notice("pong"))
     else:
         report.ignored += 1
 
 
+def _refusal(text: str) -> Notice:
+    """An error, which names its subscription in its text alone; one that stands is no error."""
+    kind: Literal["ack", "error"] = "ack" if text.startswith("Already subscribed") else "error"
+    named = text[text.find("{") :] if "{" in text else "{}"
+    try:
+        subscription = orjson.loads(named)
+        names = str(subscription.get("type", "")), str(subscription.get("coin", ""))
+    except BAD_FRAME:
+        names = "", ""
+    return Notice(kind, *names, text=text)
+
+
 def endpoints(instruments: Sequence[Instrument], trades: str = "trades") -> list[Endpoint]:
     """The one connection of all coins; each (channel, coin) is a message of its own (§3.1)."""
     channel = trade_channel(HYPERLIQUID, trades, TRADE_CHANNELS)
     channels = tuple((name, i.native) for i in instruments for name in ("bbo", channel))
-    subscribe = tuple(
+    subscribe = tuple(_requests(channels))
+    return [Endpoint("/ws", subscribe, channels, acks=len(channels))] if channels else []
+
+
+def _requests(channels: Sequence[tuple[str, str]]) -> list[bytes]:
+    return [
         orjson.dumps({"method": "subscribe", "subscription": {"type": name, "coin": coin}})
         for name, coin in channels
-    )
-    return [Endpoint("/ws", subscribe, channels, acks=len(channels))] if channels else []
+    ]
 
 
 VENUE = Venue(
@@ -195,4 +211,5 @@ VENUE = Venue(
     heartbeat=(30.0, b'{"method":"ping"}'),  # closed after 60 s without a push (§3.2)
     ws_url="wss://api.hyperliquid.xyz",
     rest_url="https://api.hyperliquid.xyz",
+    requests=_requests,
 )

@@ -7,6 +7,7 @@ Numbers are strings, except seqId; sizes are contracts. `side` is the taker's.
     bbo-tbt      best bid and ask, [price, contracts, …] each or nothing; sequence = seqId (0: none)
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from typing import Any
@@ -38,6 +39,8 @@ TRADE_CHANNELS = ("trades-all", "trades")
 _PATHS = {"bbo-tbt": "/ws/v5/public", "trades": "/ws/v5/public", "trades-all": "/ws/v5/business"}
 _SIDES = {"buy": BUY, "sell": SELL}
 _CLOSING = "64008"
+# An error names its subscription in its text alone (§2.2).
+_REFUSED = re.compile(r"channel:([\w-]+),instId:(\S+) doesn't exist")
 _MAX_REQUEST_BYTES = 60_000  # the venue's limit for the args of a request is 64 KB (§2.3)
 _ARGS_PER_REQUEST = 400
 
@@ -162,7 +165,9 @@ def _other(message: dict[str, Any], report: ParseReport) -> None:
     if event == "subscribe":
         report.notices.append(Notice("ack", *names, text=str(message.get("id", ""))))
     elif event == "error":
-        report.notices.append(Notice("error", *names, text=text))
+        named = _REFUSED.search(text)
+        channel, native = named.groups() if named else names
+        report.notices.append(Notice("error", channel, native, text))
     elif event == "notice" and message.get("code") == _CLOSING:
         report.notices.append(Notice("closing", text=text))
     else:
@@ -203,4 +208,5 @@ VENUE = Venue(
     heartbeat=(20.0, b"ping"),  # dropped after 30 s of silence (§2.3)
     ws_url="wss://ws.okx.com:8443",
     rest_url="https://www.okx.com",
+    requests=_requests,
 )

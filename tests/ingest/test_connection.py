@@ -12,10 +12,11 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
-from ingest import connection as module
+from ingest import line as module
 from ingest.clock import ArrivalClock
-from ingest.connection import MAX_DELAY_S, Feed, back_off
+from ingest.feed import MAX_DELAY_S, Feed, back_off
 from ingest.instruments import BINANCE
+from ingest.line import Line
 from ingest.venues import Frame, ParseReport, venue
 from tests.ingest.collecting import (
     Handler,
@@ -50,13 +51,13 @@ class Watched:
             confirm_s=confirm_s,
         )
 
-    def _deliver(self, feed: Feed, frames: list[Frame]) -> None:
+    def _deliver(self, line: Line, frames: list[Frame]) -> None:
         self.reads.append(frames)
         self.frames += frames
         report = ParseReport()
         venue(BINANCE).parse(frames, {}, 0, report)
         for notice in report.notices:
-            feed.notice(notice)
+            line.notice(notice)
 
     @property
     def payloads(self) -> list[bytes]:
@@ -221,12 +222,14 @@ async def test_protocol_pings_keep_a_quiet_connection(monkeypatch: pytest.Monkey
 
     async with watching(handler) as watched:
         await until(lambda: watched.feed.subscribed)
-        connection = watched.feed._connection
+        running = watched.feed._current
+        assert running is not None
+        connection = running.line.connection
         assert connection is not None
         start = asyncio.get_running_loop().time()
         # More than three heartbeats with no message: pongs are what is heard.
         await until(lambda: connection.loop.time() - start > 1.5)
-        assert watched.feed._connection is connection
+        assert running.line.connection is connection
 
 
 async def test_a_refused_subscription_is_told_and_known() -> None:

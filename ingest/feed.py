@@ -1,0 +1,229 @@
+"""One endpoint of a venue, kept connected: back-off when it is lost, make-before-break when it
+has to go. The next connection is up and subscribed before the old one is closed; what both of them
+delivered is removed downstream by id.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import structlog
+
+from ingest import line as lines
+from ingest import metrics
+from ingest.clock import ArrivalClock
+from ingest.limits import Limiter
+from ingest.line import CONFIRM_S, Address, Line, Subscribe, kinds_of
+from ingest.venues import Endpoint, Frame
+from ingest.watchdog import Watchdog
+
+FIRST_DELAY_S = 0.25
+MAX_DELAY_S = 30.0
+STABLE_S = 10.0
+"""A connection that stood this long starts the next back-off from its first delay."""
+OVERLAP_S = 2.0
+"""How long old and new both deliver: longer than the lag between two servers of a venue."""
+
+_log = structlog.get_logger(__name__)
+
+
+def back_off() -> Iterator[float]:
+    """Seconds to wait before each further attempt: doubling, with jitter, up to `MAX_DELAY_S`."""
+    delay = FIRST_DELAY_S
+    while True:
+        yield delay * random.uniform(0.5, 1.0)
+        delay = min(delay * 2, MAX_DELAY_S)
+
+
+@dataclass(slots=True)
+class _Running:
+    line: Line
+    task: "asyncio.Task[str]"
+    began: float
+
+
+class Feed:
+    """Connected and subscribed until its task is cancelled.
+
+    `deliver(line, frames)` gets the messages of each read in the order of their stamps; what the
+    venue's parser finds among them goes back to `line.notice` and `line.heard`. `changed` is
+    called with ("connected" | "subscribed" | "disconnected" | "replaced", reason) on the event
+    loop. With `overlap` false the old connection is closed before the next is opened.
+    """
+
+    def __init__(
+        self,
+        exchange: str,
+        ws_url: str,
+        endpoint: Endpoint,
+        heartbeat: tuple[float, bytes] | None,
+        clock: ArrivalClock,
+        deliver: Callable[[Line, list[Frame]], None],
+        changed: "Callable[[Feed, str, str], None]",
+        *,
+        requests: Subscribe = lambda channels: (),
+        limiter: Limiter | None = None,
+        confirm_s: float = CONFIRM_S,
+        renew_s: float | None = None,
+        overlap: bool = True,
+    ) -> None:
+        self.path = endpoint.path
+        url = ws_url.rstrip("/") + endpoint.path
+        self._address = Address(exchange, url, endpoint, heartbeat, requests, confirm_s, renew_s)
+        self._limiter = limiter or Limiter()
+        self._clock = clock
+        self._deliver = deliver
+        self._changed = changed
+        self._overlap = overlap
+        self._log = _log.bind(exchange=exchange, path=endpoint.path)
+        self._watchdogs = {kind: Watchdog() for kind in kinds_of(endpoint)}
+        self._current: _Running | None = None
+        self._next: _Running | None = None
+        self._next_at = 0.0
+        self._delays = back_off()
+        self._paused = False
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether the venue has answered every subscription, some perhaps with an error."""
+        return self._current is not None and self._current.line.subscribed
+
+    @property
+    def refused(self) -> set[str]:
+        """Native ids with a subscription that was not confirmed."""
+        channels = self._current.line.refused if self._current else self._address.endpoint.channels
+        return {native for _, native in channels}
+
+    def pause(self) -> None:
+        """Stop reading: the venue's data waits in the sockets' buffers."""
+        self._paused = True
+        for running in self._lines():
+            running.line.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        for running in self._lines():
+            running.line.resume()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What the feed carries, or will once its connection is replaced."""
+        return self._address.endpoint
+
+    @property
+    def carries(self) -> set[tuple[str, str]]:
+        """The (channel, native) that the venue has confirmed on the connection there is."""
+        if self._current is None:
+            return set()
+        line = self._current.line
+        return set(line.channels).difference(line.refused)
+
+    def change(self, endpoint: Endpoint) -> None:
+        """Carry other subscriptions: on another connection, as when one is renewed."""
+        self._address = replace(self._address, endpoint=endpoint)
+        for running in self._lines():
+            running.line.renew = running.line.renew or "instruments"
+
+    async def run(self) -> None:
+        """Connect, subscribe, renew and reconnect, until cancelled."""
+        try:
+            while True:
+                self._current = self._start()
+                reason = await self._stand()
+                delay = next(self._delays)
+                metrics.DISCONNECTED.labels(self._address.exchange).inc()
+                self._log.warning("disconnected", reason=reason, retry_s=round(delay, 2))
+                await asyncio.sleep(delay)
+        finally:
+            await self._end([running for running in (self._current, self._next) if running])
+
+    async def _stand(self) -> str:
+        """Keep a line up, replacing it when it is due, until none is left; returns why."""
+        loop = asyncio.get_running_loop()
+        while True:
+            running = self._lines()
+            await asyncio.wait(
+                {r.task for r in running},
+                timeout=lines.CHECK_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            assert self._current is not None
+            now = loop.time()
+            if self._current.task.done():
+                reason = self._lost(self._current, now)
+                if self._next is None:
+                    self._current = None
+                    return reason
+                self._promote(reason)
+            elif self._next is not None and self._next.task.done():
+                self._log.warning("no connection to replace", reason=self._next.task.result())
+                self._next = None
+                self._next_at = now + next(self._delays)
+            elif self._next is not None:
+                since = self._next.line.subscribed_at
+                if since is not None and now - since >= OVERLAP_S and self._next.line.confirmed:
+                    await self._replace()
+            elif self._current.line.renew and now >= self._next_at:
+                if self._overlap:
+                    self._next = self._start()
+                else:
+                    self._current.task.cancel()
+                    await asyncio.wait({self._current.task})
+
+    def _start(self) -> _Running:
+        loop = asyncio.get_running_loop()
+        line = Line(
+            self._address,
+            self._watchdogs,
+            self._limiter,
+            self._clock,
+            self._deliver,
+            self._told,
+        )
+        if self._paused:
+            line.pause()
+        return _Running(line, loop.create_task(line.run()), loop.time())
+
+    def _told(self, line: Line, what: str) -> None:
+        if self._current is not None and line is self._current.line:
+            self._changed(self, what, "")
+
+    def _lost(self, running: _Running, now: float) -> str:
+        """The current line ended; why."""
+        line = running.line
+        reason = f"renewed: {line.renew}" if running.task.cancelled() else running.task.result()
+        if line.connected:
+            self._changed(self, "disconnected", reason)
+        if now - running.began > STABLE_S and line.confirmed:
+            self._delays = back_off()
+        return reason
+
+    def _promote(self, reason: str) -> None:
+        """The old line is gone before the next took over: the next is what there is."""
+        metrics.DISCONNECTED.labels(self._address.exchange).inc()
+        self._log.warning("disconnected", reason=reason, retry_s=0.0)
+        self._current, self._next = self._next, None
+        assert self._current is not None
+        if self._current.line.connected:
+            self._changed(self, "connected", "")
+        if self._current.line.subscribed:
+            self._changed(self, "subscribed", "")
+
+    async def _replace(self) -> None:
+        """The next line stands: the old one is closed."""
+        old, self._current, self._next = self._current, self._next, None
+        assert old is not None
+        self._delays = back_off()
+        metrics.RENEWED.labels(self._address.exchange, old.line.renew).inc()
+        self._log.info("connection replaced", reason=old.line.renew)
+        self._changed(self, "replaced", old.line.renew)
+        await self._end([old])
+
+    async def _end(self, running: list[_Running]) -> None:
+        for one in running:
+            one.task.cancel()
+        await asyncio.gather(*(one.task for one in running), return_exceptions=True)
+
+    def _lines(self) -> list[_Running]:
+        return [running for running in (self._current, self._next) if running is not None]

@@ -1,0 +1,123 @@
+"""The venues' limits on connections and messages (EXCHANGES §1.3, §2.3, §3.2), kept by reservation.
+
+    venue      connections            messages of a client                 subscriptions
+    Binance    300 in 5 min           10/s a connection (5/s here)         200 streams a connection
+    OKX        3 in 1 s               480 requests/h a connection          64 KB a request
+    Hyperliquid  30 in 1 min, 10 open 2000/min over all connections        1000 over all
+
+One `Limiter` is shared by all feeds of a venue. Every connection and message asks for its moment
+and waits for it, so that reconnect storms and back-off stay within the limits too.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ingest.instruments import BINANCE, HYPERLIQUID, OKX
+
+Rate = tuple[int, float]
+"""(how many, in any so many seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one venue; an empty tuple or None: no such limit is known."""
+
+    connections: tuple[Rate, ...] = ()
+    line_messages: tuple[Rate, ...] = ()
+    messages: tuple[Rate, ...] = ()
+    open_connections: int | None = None
+    subscriptions: int | None = None
+
+    def leave_room(self, subscriptions: int) -> bool:
+        """Whether so many may stand twice for a moment, on an old and a new connection."""
+        return self.subscriptions is None or 2 * subscriptions <= self.subscriptions
+
+
+LIMITS = {
+    BINANCE: Limits(connections=((280, 300.0), (5, 1.0)), line_messages=((5, 1.0),)),
+    OKX: Limits(connections=((2, 1.0),), line_messages=((3, 1.0), (460, 3600.0))),
+    HYPERLIQUID: Limits(
+        connections=((28, 60.0), (3, 1.0)),
+        messages=((1900, 60.0),),
+        open_connections=10,
+        subscriptions=1000,
+    ),
+}
+"""What is used: a little below what is allowed, for clocks that differ."""
+
+
+class Budget:
+    """Moments such that no `seconds` of any of the rates hold more than its count. Pure."""
+
+    def __init__(self, *rates: Rate) -> None:
+        self._rates = rates
+        self._granted: deque[float] = deque(maxlen=max((count for count, _ in rates), default=1))
+
+    def reserve(self, now: float) -> float:
+        """The earliest moment from `now` on that is free; it is taken, in the order of asking."""
+        at = now
+        if self._granted:
+            at = max(at, self._granted[-1])
+        for count, seconds in self._rates:
+            if len(self._granted) >= count:
+                at = max(at, self._granted[-count] + seconds)
+        self._granted.append(at)
+        return at
+
+
+class Limiter:
+    """The limits of one venue, shared by its feeds on one event loop.
+
+    `now` and `sleep` are the loop's clock, seconds, and how to wait; tests give virtual ones.
+    """
+
+    def __init__(
+        self,
+        limits: Limits = Limits(),
+        *,
+        now: Callable[[], float] | None = None,
+        sleep: "Callable[[float], asyncio.Future[None]] | None" = None,
+    ) -> None:
+        self.limits = limits
+        self._now = now
+        self._sleep = sleep or asyncio.sleep
+        self._connections = Budget(*limits.connections)
+        self._messages = Budget(*limits.messages)
+        self._open = asyncio.Semaphore(limits.open_connections or 1 << 30)
+
+    async def connecting(self) -> None:
+        """Wait until one more connection may be opened; `closed` must follow its end."""
+        await self._open.acquire()
+        try:
+            await self._until(self._connections.reserve(self._time()))
+        except BaseException:
+            self._open.release()
+            raise
+
+    def closed(self) -> None:
+        """A connection, or an attempt at one, has ended."""
+        self._open.release()
+
+    def line(self) -> Budget:
+        """The messages of one new connection."""
+        return Budget(*self.limits.line_messages)
+
+    async def sending(self, line: Budget) -> None:
+        """Wait until a message may be sent on the connection whose budget is `line`."""
+        now = self._time()
+        await self._until(max(line.reserve(now), self._messages.reserve(now)))
+
+    def _time(self) -> float:
+        return self._now() if self._now else asyncio.get_running_loop().time()
+
+    async def _until(self, moment: float) -> None:
+        wait = moment - self._time()
+        if wait > 0:
+            await self._sleep(wait)
+
+
+def limiter(exchange: str) -> Limiter:
+    """The limiter of a venue in this process; one without known limits is not limited."""
+    return Limiter(LIMITS.get(exchange, Limits()))

@@ -1,0 +1,342 @@
+"""One connection of a feed, from its opening to its end: subscriptions, heartbeats, silence.
+
+A subscription that is refused doesn't touch the others: it is told by symbol and asked for again
+`RETRIES` times, ever more rarely, then given up until the next connection.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from ingest import metrics
+from ingest.clock import ArrivalClock
+from ingest.connection import MAX_MESSAGE, ArrivalConnection
+from ingest.limits import Limiter
+from ingest.records import QUOTES, TRADES
+from ingest.venues import Endpoint, Frame, Notice, ParserState
+from ingest.watchdog import Watchdog
+
+HEARTBEAT_S = 20.0
+"""Between protocol pings, for venues without a heartbeat of their own."""
+CONFIRM_S = 15.0
+"""A connection whose subscriptions are not all answered after this long is opened again."""
+OPEN_S = 10.0
+SEND_S = 10.0
+CLOSE_S = 1.0
+CHECK_S = 0.5
+MISSED_BEATS = 3
+"""Heartbeats without a byte in return after which a connection is given up."""
+RETRY_S = 30.0
+"""From a refusal to the first retry; doubles."""
+RETRIES = 5
+_QUOTE_CHANNELS = frozenset({"bookTicker", "bbo-tbt", "bbo"})
+
+_log = structlog.get_logger(__name__)
+
+Subscribe = Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a connection is opened for. `requests` makes the messages that subscribe channels.
+
+    `renew_s`: after how long it should be replaced by another, None: never.
+    """
+
+    exchange: str
+    url: str
+    endpoint: Endpoint
+    heartbeat: tuple[float, bytes] | None
+    requests: Subscribe
+    confirm_s: float = CONFIRM_S
+    renew_s: float | None = None
+
+
+def kinds_of(endpoint: Endpoint) -> set[str]:
+    """Which of "trades" and "quotes" the endpoint carries."""
+    return {QUOTES if name in _QUOTE_CHANNELS else TRADES for name, _ in endpoint.channels}
+
+
+class Line:
+    """One connection. `deliver(line, frames)` gets each read's messages, `told` what happens.
+
+    What the venue's parser finds about the connection comes back through `notice`, what it finds
+    of the market through `heard`. `told(line, what)` is called with "connected" or "subscribed".
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        watchdogs: Mapping[str, Watchdog],
+        limiter: Limiter,
+        clock: ArrivalClock,
+        deliver: "Callable[[Line, list[Frame]], None]",
+        told: "Callable[[Line, str], None]",
+    ) -> None:
+        self.state = ParserState()
+        self.renew = ""
+        """Why another connection should take over: "age", "notice", "silence", or "" if none."""
+        self.connected = False
+        """Whether it ever stood."""
+        self.subscribed_at: float | None = None
+        self._address = address
+        self._watchdogs = watchdogs
+        self._limiter = limiter
+        self._budget = limiter.line()
+        self._clock = clock
+        self._deliver = deliver
+        self._told = told
+        self._log = _log.bind(exchange=address.exchange, path=address.endpoint.path)
+        self._connection: ArrivalConnection | None = None
+        self._paused = False
+        self._answers = 0
+        self._confirmed: set[tuple[str, str]] = set()
+        self._retries = 0
+        self._retry_at = 0.0
+
+    @property
+    def connection(self) -> ArrivalConnection | None:
+        return self._connection
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether the venue has answered every subscription, some perhaps with an error."""
+        return self._connection is not None and self._answers >= self._address.endpoint.acks
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the venue has confirmed a subscription."""
+        return bool(self._confirmed)
+
+    @property
+    def channels(self) -> tuple[tuple[str, str], ...]:
+        """(channel, native) of every subscription it was opened for."""
+        return self._address.endpoint.channels
+
+    @property
+    def refused(self) -> list[tuple[str, str]]:
+        """(channel, native) of the subscriptions that are not confirmed."""
+        return [c for c in self._address.endpoint.channels if c not in self._confirmed]
+
+    # -- what the venue says
+
+    def notice(self, notice: Notice) -> None:
+        """What the venue said about the connection, from the parser."""
+        if notice.kind == "closing":
+            self._log.warning("venue will close the connection", text=notice.text)
+            self.renew = self.renew or "notice"
+        elif notice.kind == "error":
+            self._refused(notice)
+        elif notice.kind == "ack":
+            self._acknowledged(notice)
+
+    def heard(self, trades: int, quotes: int) -> None:
+        """So many ticks have arrived."""
+        now = asyncio.get_running_loop().time()
+        for kind, ticks in ((TRADES, trades), (QUOTES, quotes)):
+            if ticks and kind in self._watchdogs:
+                self._watchdogs[kind].heard(now, ticks)
+
+    def _acknowledged(self, notice: Notice) -> None:
+        if notice.channel:
+            self._confirmed.add((notice.channel, notice.native))
+        else:
+            self._confirmed.update(self._address.endpoint.channels)
+        if self.subscribed and self._retries:
+            self._log.info("subscribed after a refusal", symbol=notice.native)
+        self._answered()
+
+    def _refused(self, notice: Notice) -> None:
+        metrics.REFUSED.labels(self._address.exchange).inc()
+        symbols = [notice.native] if notice.native else self._all_of_one_request()
+        self._log.error(
+            "subscription refused", text=notice.text, channel=notice.channel, symbols=symbols
+        )
+        self._answered()
+
+    def _all_of_one_request(self) -> list[str]:
+        """The symbols an answer without a name is about, where there was only one request."""
+        endpoint = self._address.endpoint
+        return sorted({native for _, native in endpoint.channels}) if endpoint.acks == 1 else []
+
+    def _answered(self) -> None:
+        if self.subscribed:
+            return
+        self._answers += 1
+        if self.subscribed:
+            now = asyncio.get_running_loop().time()
+            self.subscribed_at = now
+            self._retry_at = now + RETRY_S
+            for watchdog in self._watchdogs.values():
+                watchdog.start(now)
+            self._told(self, "subscribed")
+
+    # -- reading
+
+    def pause(self) -> None:
+        """Stop reading: the venue's data waits in the sockets' buffers."""
+        self._paused = True
+        if self._connection is not None:
+            self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._connection is not None:
+            self._connection.transport.resume_reading()
+
+    # -- life
+
+    async def run(self) -> str:
+        """Open, subscribe and watch until it ends, or is cancelled; returns why it ended."""
+        await self._limiter.connecting()
+        try:
+            return await self._live()
+        finally:
+            self._limiter.closed()
+
+    async def _live(self) -> str:
+        try:
+            connection = await connect(
+                self._address.url,
+                create_connection=self._create,  # type: ignore[arg-type]
+                compression=None,
+                max_size=MAX_MESSAGE,
+                ping_interval=None,  # `_watch` beats: a connection paused by us must not look dead
+                open_timeout=OPEN_S,
+                close_timeout=CLOSE_S,
+            )
+        except (OSError, TimeoutError, WebSocketException) as error:
+            return f"can't connect to {self._address.url}: {error or type(error).__name__}"
+        assert isinstance(connection, ArrivalConnection)
+        try:
+            self._opened(connection)
+            watching = asyncio.create_task(self._watch(connection))
+            try:
+                await self._send_all(connection, self._address.endpoint.subscribe, watching)
+                return await watching
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        except TimeoutError:
+            return f"could not send for {SEND_S:g} s"
+        except WebSocketException as error:
+            return str(error)
+        finally:
+            self._connection = None
+            await connection.close()
+
+    def _create(self, *args: Any, **kwargs: Any) -> ArrivalConnection:
+        return ArrivalConnection(self._clock, self._received, *args, **kwargs)
+
+    def _received(self, frames: list[Frame]) -> None:
+        self._deliver(self, frames)
+
+    def _opened(self, connection: ArrivalConnection) -> None:
+        metrics.CONNECTED.labels(self._address.exchange).inc()
+        self._log.info("connected", url=self._address.url)
+        self._connection = connection
+        self.connected = True
+        self._told(self, "connected")
+        if self._paused:
+            connection.transport.pause_reading()
+
+    async def _send_all(
+        self,
+        connection: ArrivalConnection,
+        messages: Sequence[bytes],
+        watching: "asyncio.Task[str] | None" = None,
+    ) -> None:
+        """Send within the venue's limits, unless the connection ends meanwhile."""
+        for message in messages:
+            if watching is not None and watching.done():
+                return
+            await self._limiter.sending(self._budget)
+            await _send(connection, message)
+
+    async def _watch(self, connection: ArrivalConnection) -> str:
+        """Heartbeats and checks until the connection is closed or has to be; the reason."""
+        loop = asyncio.get_running_loop()
+        address = self._address
+        interval = address.heartbeat[0] if address.heartbeat else HEARTBEAT_S
+        opened = loop.time()
+        confirm_by = opened + self._patience()
+        beat_at = opened + interval
+        closed = asyncio.ensure_future(connection.wait_closed())
+        while True:
+            await asyncio.wait({closed}, timeout=CHECK_S)
+            if closed.done():
+                return f"closed: {connection.protocol.close_exc}"
+            now = loop.time()
+            if self._paused:  # nothing can be heard
+                connection.heard, confirm_by = now, now + self._patience()
+                for watchdog in self._watchdogs.values():
+                    watchdog.start(now)
+            elif now - connection.heard > MISSED_BEATS * interval:
+                connection.transport.abort()
+                return f"silent for {now - connection.heard:.0f} s"
+            elif not self.subscribed and now > confirm_by:
+                return f"subscriptions not confirmed in {address.confirm_s:g} s"
+            elif self.subscribed and not self._confirmed:
+                return "every subscription refused"
+            self._check_silence(now)
+            if address.renew_s is not None and now - opened > address.renew_s:
+                self.renew = self.renew or "age"
+            if self.subscribed and now > self._retry_at:
+                await self._retry(connection, now)
+            if now >= beat_at:
+                beat_at = now + interval
+                await self._beat(connection)
+
+    def _patience(self) -> float:
+        """Until when subscriptions should be answered, with the time that sending them takes."""
+        rates = (*self._limiter.limits.line_messages, *self._limiter.limits.messages)
+        messages = len(self._address.endpoint.subscribe)
+        takes = max((messages / count * seconds for count, seconds in rates), default=0.0)
+        return self._address.confirm_s + takes
+
+    def _check_silence(self, now: float) -> None:
+        if not self.subscribed:
+            return
+        for kind, watchdog in self._watchdogs.items():
+            if watchdog.expired(now):
+                metrics.SILENT.labels(self._address.exchange, kind).inc()
+                self._log.warning(
+                    "channel silent, subscribing on a fresh connection",
+                    channel=kind,
+                    deadline_s=round(watchdog.deadline, 1),
+                )
+                watchdog.give_up(now)
+                self.renew = self.renew or "silence"
+
+    async def _retry(self, connection: ArrivalConnection, now: float) -> None:
+        refused = self.refused
+        if not refused or self._retries > RETRIES:
+            return
+        self._retries += 1
+        self._retry_at = now + RETRY_S * 2**self._retries
+        symbols = sorted({native for _, native in refused})
+        if self._retries > RETRIES:
+            metrics.GIVEN_UP.labels(self._address.exchange).inc(len(refused))
+            self._log.error("subscriptions given up", symbols=symbols)
+        else:
+            self._log.info("asking again for refused subscriptions", symbols=symbols)
+            await self._send_all(connection, self._address.requests(refused))
+
+    async def _beat(self, connection: ArrivalConnection) -> None:
+        heartbeat = self._address.heartbeat
+        await self._limiter.sending(self._budget)
+        if heartbeat is not None:
+            await _send(connection, heartbeat[1])
+        else:
+            async with asyncio.timeout(SEND_S):
+                await connection.ping()
+
+
+async def _send(connection: ClientConnection, message: bytes) -> None:
+    async with asyncio.timeout(SEND_S):
+        await connection.send(message, text=True)

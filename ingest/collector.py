@@ -8,19 +8,19 @@ true: when it is taken, every frame stamped before has been handed over.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from ingest import metrics
 from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
 from ingest.changes import changes
 from ingest.clock import ArrivalClock
 from ingest.fallback import Fallback, Switch
 from ingest.feed import Feed
+from ingest.frame_recording import FrameRecording
 from ingest.healing import Healer
 from ingest.instruments import BINANCE, Instrument
 from ingest.limits import LIMITS, Limiter, Limits
@@ -28,7 +28,7 @@ from ingest.line import Line
 from ingest.log import Log, NewRecord
 from ingest.reassign import reassigned
 from ingest.recorder import Recorder
-from ingest.recording import RecordingError, RecordingHeader
+from ingest.recording import RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.resume import resume
 from ingest.session import Session
@@ -37,7 +37,6 @@ from ingest.venues import Endpoint, Frame, venue
 
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
-FLUSH_RECORDING_NS = 1_000_000_000
 SPOOL_BYTES = 1 << 30
 RENEW_BEFORE_S = 3600.0
 """How long before the venue would end a connection another takes over."""
@@ -332,14 +331,14 @@ class Collector:
         mine = f"{settings.exchange}.{settings.collector}"
         return Spool(settings.spool_dir / mine, settings.spool_bytes)
 
-    def _recording_of(self, session_id: str) -> "_Recording | None":
+    def _recording_of(self, session_id: str) -> "FrameRecording | None":
         directory = self._settings.record_dir
         if directory is None:
             return None
         exchange = self._settings.exchange
         instruments = self._universe.instruments
         header = RecordingHeader(exchange, session_id, self._clock.now(), instruments)
-        return _Recording(Recorder(directory, header), exchange)
+        return FrameRecording(Recorder(directory, header), exchange)
 
     def _deliver(self, line: Line, frames: list[Frame]) -> None:
         if self._recording is not None:
@@ -425,48 +424,6 @@ class Collector:
                 exchange=self._settings.exchange,
                 records_lost=appender.waiting - spooled,
             )
-
-
-class _Recording:
-    """The recorder beside the pipeline: what fails here is told and never stops the ticks."""
-
-    def __init__(self, recorder: Recorder, exchange: str) -> None:
-        self._recorder = recorder
-        self._exchange = exchange
-        self._frames: list[Frame] = []
-        self._flush_at = 0
-        self._failing = False
-
-    def add(self, frames: list[Frame]) -> None:
-        self._frames += frames
-
-    def covered(self, local_from: int) -> None:
-        self.write()
-        self._try(lambda: self._recorder.covered(local_from))
-
-    def write(self) -> None:
-        """Write what was added; make it safe from kill -9 once a second."""
-        frames, self._frames = self._frames, []
-        if not frames:
-            return
-        self._failing = not self._try(lambda: self._recorder.write(frames))
-        if frames[-1][0] >= self._flush_at:
-            self._flush_at = frames[-1][0] + FLUSH_RECORDING_NS
-            self._try(self._recorder.flush)
-
-    def close(self) -> None:
-        self.write()
-        self._try(self._recorder.close)
-
-    def _try(self, act: Callable[[], None]) -> bool:
-        try:
-            act()
-        except RecordingError as error:
-            metrics.RECORDING_FAILURES.labels(self._exchange).inc()
-            if not self._failing:
-                _log.error("recording failed", exchange=self._exchange, error=str(error))
-            return False
-        return True
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

@@ -73,25 +73,22 @@ class ExpandingZ:
         self._sums[restarted, 0] = values[:, starts[fresh]].T
         self._period[who] = when
 
-        longest = int(lengths.max())
-        step = np.arange(longest)[:, None]
-        inside = step < lengths
-        at = np.where(inside, starts + step, 0)
-        n = self._n[who] + step + 1
-        whole = bool(inside.all())
+        # Row r of segment s is cell (r, s) of a matrix whose columns are summed downwards.
+        segments = len(starts)
+        segment = np.repeat(np.arange(segments), lengths)
+        ends = np.cumsum(lengths)
+        step = np.arange(len(segment)) - np.repeat(ends - lengths, lengths)
+        cell = step * segments + segment
+        at = starts[segment] + step
+        n = self._n[who][segment] + step + 1
+        shape = (int(lengths.max()), segments)
         for i in range(self._width):
-            d = values[i][at] - self._sums[who, 0, i]
-            if not whole:
-                d[~inside] = 0.0
-            s1 = _running(self._sums[who, 1, i], d)
-            s2 = _running(self._sums[who, 2, i], d * d)
-            z = _z(d, s1, s2, n)
-            if whole:
-                out[i][at] = z
-            else:
-                out[i][at[inside]] = z[inside]
-            self._sums[who, 1, i] = s1[-1]
-            self._sums[who, 2, i] = s2[-1]
+            d = values[i][at] - self._sums[who, 0, i][segment]
+            s1 = _running(self._sums[who, 1, i], d, cell, shape)
+            s2 = _running(self._sums[who, 2, i], d * d, cell, shape)
+            out[i][at] = _z(d, s1, s2, n)
+            self._sums[who, 1, i] = s1[ends - 1]
+            self._sums[who, 2, i] = s2[ends - 1]
         self._n[who] += lengths
 
     def _grow(self, codes: int) -> None:
@@ -114,12 +111,18 @@ class ExpandingZ:
         self._sums = np.array(state["sums"], dtype=np.float64).reshape(-1, 3, self._width)
 
 
-def _running(seed: F64, d: F64) -> F64:
-    """Running sums (longest, segments) of each column from its seed, one value after the other."""
-    columns = np.concatenate([seed[None], d])
-    if columns.shape[1] > _WIDE:
-        return np.cumsum(columns, axis=0)[1:]
-    return np.stack([np.cumsum(column) for column in columns.T], axis=1)[1:]
+def _running(seed: F64, values: F64, cell: I64, shape: tuple[int, int]) -> F64:
+    """Running sums of `values` (n,) in the cells of a matrix, down each column from its seed."""
+    longest, segments = shape
+    matrix = np.zeros((longest + 1, segments))
+    matrix[0] = seed
+    matrix[1:].ravel()[cell] = values
+    if segments > _WIDE:
+        np.cumsum(matrix, axis=0, out=matrix)
+    else:
+        for column in matrix.T:
+            np.cumsum(column, out=column)
+    return matrix[1:].ravel()[cell]
 
 
 def _z(d: F64, s1: F64, s2: F64, n: npt.NDArray[np.int64]) -> F64:

@@ -36,6 +36,7 @@ RECENT_FILLS = 64
 """Fills remembered per coin: a backlog is 30, and it overlaps with the last of these."""
 _REASONS = (SEQUENCE, DISCONNECT, RESTART)
 _UNKNOWN = -1
+_NOBODY: I64 = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,10 @@ class IdContinuity:
             if not aggregated.all():  # both streams at once, during a switch
                 ok[:] = False
         bad = ~ok | (trades.origin[order] == HEALED)
-        suspect = np.unique(code[bad])
-        good = ends if not len(suspect) else ends[~np.isin(code[ends], suspect)]
+        suspect, good = _NOBODY, ends
+        if bad.any():
+            suspect = np.unique(code[bad])
+            good = ends[~np.isin(code[ends], suspect)]
         who = code[good]
         self._top[who] = last[good]
         self._top_ts[who] = trades.exchange_ts[order][good]

@@ -78,11 +78,10 @@ class Session:
         self.singles = self.quotes = 0
         """Trades that were no aggregates, and quotes, flushed so far."""
         self._state = ParserState()
-        self._aggregates: list[tuple[int, int]] = []
-        self._state.aggregates = self._aggregates
         self._continuity = checks or continuity(source.exchange)
         self._found = found
-        self._report = ParseReport()
+        self._aggregates: list[tuple[int, int]] = []
+        self._report = ParseReport(aggregates=self._aggregates)
         self._told: set[str] = set()
         self._seq: Counter[tuple[str, int]] = Counter()
         self._covered: list[tuple[int, frozenset[str]]] = []
@@ -284,7 +283,7 @@ class Session:
 
     def _count(self) -> None:
         """Give the metrics what was parsed, and the log the first of each new problem."""
-        report, self._report = self._report, ParseReport()
+        report, self._report = self._report, ParseReport(aggregates=self._aggregates)
         if not report.frames:
             return
         exchange = self.source.exchange

@@ -51,10 +51,10 @@ def parse(
 ) -> int:
     """Append the frames' rows to their routes (by native id); returns the next row number.
 
-    Never raises for what a frame holds: see `ParseReport`. Of `state` only `aggregates` is used:
-    Binance replays nothing on subscribe.
+    Never raises for what a frame holds: see `ParseReport`. `state` is not used: Binance replays
+    nothing on subscribe.
     """
-    aggregates = None if state is None else state.aggregates
+    aggregates = report.aggregates
     start = row
     quotes = 0
     for frame in frames:

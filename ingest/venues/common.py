@@ -70,7 +70,7 @@ class ParseReport:
     `malformed` counts frames, or rows of a frame whose other rows are good, by reason; `examples`
     keeps the first of each: (local_ns, the first 200 bytes). `unknown` counts rows (Hyperliquid,
     Binance) or frames (OKX) of symbols without a route, for at most 1000 symbols by name and the
-    rest as "…".
+    rest as "…". `aggregates`, for who gives a list, gets (row, `a`) of each Binance aggTrade.
     """
 
     frames: int = 0
@@ -81,6 +81,7 @@ class ParseReport:
     unknown: Counter[str] = field(default_factory=Counter)
     examples: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
+    aggregates: list[tuple[int, int]] | None = None
 
     def add_malformed(self, reason: str, local_ns: int, payload: bytes) -> None:
         self.malformed[reason] += 1
@@ -118,11 +119,9 @@ class ParserState:
                 ...  # that coin's rows with first <= row < end are LIVE after all
     """
 
-    __slots__ = ("_live", "_subscribed", "_tentative", "aggregates")
+    __slots__ = ("_live", "_subscribed", "_tentative")
 
     def __init__(self) -> None:
-        self.aggregates: list[tuple[int, int]] | None = None
-        """(row, Binance's `a`) of each aggTrade, for who sets a list here and empties it."""
         self._live: set[str] = set()
         self._subscribed: set[str] = set()
         self._tentative: dict[str, tuple[int, int]] = {}

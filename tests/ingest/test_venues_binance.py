@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ingest.instruments import BINANCE
 from ingest.recorder import read_frames
 from ingest.ticks import LIVE
-from ingest.venues import Notice, binance
+from ingest.venues import Notice, ParseReport, Route, Row, binance
 from tests.ingest.parsing import (
     ARRIVAL,
     columns,
@@ -284,3 +284,16 @@ def test_spot_recordings_keep_their_trades() -> None:
     parsed = parse_frames([BTC], frames)
     assert len(parsed.trades) == 9757
     assert parsed.report.malformed == {"bookTicker without E": 28040}
+
+
+def test_the_aggregates_own_numbers_are_handed_on_to_who_asks() -> None:
+    frame = (
+        b'{"e":"aggTrade","E":1791269849801,"a":%b,"s":"BTCUSDT","p":"85299.90","q":"0.004",'
+        b'"f":8149080393,"l":8149080395,"T":1791269849651,"m":true}'
+    )
+    numbers = (b"3476312671", b"-1", b'"x"', b"true")
+    rows: list[Row] = []
+    report = ParseReport(aggregates=[])
+    routes = {"BTCUSDT": Route(0, rows.append, rows.append)}
+    binance.parse([(1_791_269_849_900_000_000, frame % n) for n in numbers], routes, 7, report)
+    assert report.aggregates == [(7, 3476312671), (8, 0), (9, 0), (10, 0)]

@@ -14,7 +14,18 @@ import pytest
 from ingest.errors import UserError
 from ingest.log import LogError, NewRecord, Record
 from ingest.log.sqlite import SqliteLog
-from ingest.records import BARS, BARS_TOPIC, QUOTES, QUOTES_TOPIC, TRADES, TRADES_TOPIC, Source
+from ingest.records import (
+    BARS,
+    BARS_TOPIC,
+    GAP,
+    OPEN,
+    QUOTES,
+    QUOTES_TOPIC,
+    TRADES,
+    TRADES_TOPIC,
+    GapRecord,
+    Source,
+)
 from ingest.ticks import BUY, SELL, Quotes, Trades, encode
 from publish.tail import TailOptions, lines, tail
 
@@ -149,3 +160,14 @@ def test_control_records() -> None:
 def test_a_malformed_value_is_a_line_too(kind: str) -> None:
     (row,) = parsed(Record(TRADES_TOPIC, 0, 0, 0, SOURCE.headers(kind, 0), b"\x01rubbish"))
     assert row["malformed"].startswith("8 bytes: ")
+
+
+def test_a_gap_is_one_line_that_says_what_is_missing() -> None:
+    symbol = "perpetual-BTC-USDT:USDT"
+    gap = GapRecord("okx-perps", symbol, "ids", 5, 9, 5, 0, OPEN, "disconnect", "", NS, NS, NS)
+    headers = SOURCE.headers(GAP, 3)
+    (line,) = parsed(Record(TRADES_TOPIC, 1, 7, NS, headers, gap.encode()))
+    assert line["type"] == "gap"
+    assert line["value"]["symbol"] == symbol
+    assert (line["value"]["first_missing"], line["value"]["last_missing"]) == (5, 9)
+    assert (line["value"]["missing"], line["value"]["reason"]) == (5, "disconnect")

@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self.sent_at = self.pinged_at = monotonic()
         self.outbox: list[bytes] = []
+        self._stalled = False
 
     # -- asyncio.Protocol
 
@@ -88,7 +89,7 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Send what is in the outbox: wire bytes made by `wire`."""
         if self.outbox:
-            if self.is_open:
+            if self.is_open and not self._stalled:
                 self._transport.write(b"".join(self.outbox))
                 self.sent_at = monotonic()
             self.outbox.clear()
@@ -99,14 +100,19 @@ class Connection(asyncio.Protocol):
 
     def ping(self) -> None:
         self.pinged_at = monotonic()
-        if self._websocket is not None and self.is_open:
+        if self._websocket is not None and self.is_open and not self._stalled:
             self._websocket.send_ping(b"%d" % int(self.pinged_at * 1000))
             self._send(self._websocket)
 
     def close(self, code: int, reason: str) -> None:
-        if self._websocket is not None and self.is_open:
+        if self._websocket is not None and self.is_open and not self._stalled:
             self._websocket.send_close(code, reason)
             self._send(self._websocket)
+
+    def stall(self) -> None:
+        """Neither read nor send any more but stay connected: a half-open socket."""
+        self._stalled = True
+        self._transport.pause_reading()
 
     def finish(self) -> None:
         """Close the TCP connection once everything is written."""

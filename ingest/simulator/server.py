@@ -15,6 +15,7 @@ import orjson
 from ingest.simulator.clock import MarketClock
 from ingest.simulator.connection import GOING_AWAY, INACTIVE, Answer, Connection, wire
 from ingest.simulator.data_faults import DataFaults
+from ingest.simulator.faults import ConnectionFaults
 from ingest.simulator.feeds import Feed
 from ingest.simulator.ledger import Ledger
 from ingest.simulator.listing_changes import Change, ListingChanges
@@ -68,6 +69,7 @@ class Simulator:
         hold: bool = False,
         streams: int = 0,
         resend_s: float = 0.0,
+        connection_faults: ConnectionFaults | None = None,
         not_before_ns: int = 0,
         port: int = 0,
         wall: Callable[[], int] = time.time_ns,
@@ -95,6 +97,8 @@ class Simulator:
             name: [item.native for item in feed.listings] for name, feed in feeds.items()
         }
         self._connections: set[Connection] = set()
+        self._trouble = connection_faults or ConnectionFaults()
+        self._trouble.attach(self._unsubscribe_silently)
         self._subscribed = 0
         self._changed = asyncio.Event()
         self._port = port
@@ -107,6 +111,7 @@ class Simulator:
         self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
         self._tasks = [loop.create_task(self._run()), loop.create_task(self._keep_house())]
+        self._tasks.append(loop.create_task(self._trouble.run()))
         return self
 
     async def __aexit__(
@@ -211,14 +216,17 @@ class Simulator:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
+        self._trouble.opened(connection)
         self._act(connection, connection.session.opened())
 
     def received(self, connection: Connection, text: bytes) -> None:
-        self._act(connection, connection.session.receive(text))
+        actions = connection.session.receive(text)
+        self._act(connection, self._trouble.answered(connection, actions))
 
     def closed(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
+            self._trouble.closed(connection)
             self._unsubscribe(connection, connection.session.keys)
 
     def _act(
@@ -247,6 +255,10 @@ class Simulator:
             venue.listeners[key].remove(connection)
             self._subscribed -= key in venue.feed.keys
         self._subscriptions_changed()
+
+    def _unsubscribe_silently(self, connection: Connection, keys: Sequence[str]) -> None:
+        connection.session.keys.difference_update(keys)
+        self._unsubscribe(connection, keys)
 
     def _subscriptions_changed(self) -> None:
         self._changed.set()

@@ -180,11 +180,10 @@ class Session:
     def _parse(self) -> None:
         pending, self._pending = self._pending, []
         self._pending_frames = 0
-        report = self._report
         for answer, link, frames in pending:
+            report = self._report  # a flush that an answer leads to starts another
             trades, quotes = report.trades, report.quotes
             state = self._state if link is None else link.state
-            state.aggregates = self._aggregates
             self.ticks = self._venue.parse(frames, self._routes, self.ticks, report, state)
             if link is not None:
                 link.heard(report.trades - trades, report.quotes - quotes)

@@ -90,7 +90,7 @@ class PartitionAggregator:
         self._shard(source).bars.add(ticks, source.collector, record.offset, reread=reread)
 
     def _repeated(self, record: Record, source: records.Source) -> bool:
-        key = f"{source.collector}|{source.session}|{record.topic}"
+        key = f"{source.shard}|{source.collector}|{source.session}|{record.topic}"
         number = int(record.headers["seq"])
         if number <= self._sequence.get(key, -1):
             return True
@@ -119,8 +119,8 @@ class PartitionAggregator:
 
     def _forget(self, source: records.Source) -> None:
         """Batch numbers of a collector's earlier sessions are of no more use."""
-        old = f"{source.collector}|"
-        new = f"{source.collector}|{source.session}|"
+        old = f"{source.shard}|{source.collector}|"
+        new = f"{old}{source.session}|"
         for key in [k for k in self._sequence if k.startswith(old) and not k.startswith(new)]:
             del self._sequence[key]
 

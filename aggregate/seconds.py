@@ -15,7 +15,7 @@ import numpy as np
 from aggregate.datasets.base import Dataset
 from aggregate.groups import Array, Groups, Rows
 from aggregate.intervals import EXCHANGE, NS
-from aggregate.seen import HighWater, Mask, RecentKeys, RisingIds, mix
+from aggregate.seen import Mask, QuoteCopies, RecentKeys, RisingIds, first_of_each, mix
 from ingest.ticks import FUTURE_NS, I64, LIVE, Quotes, Trades
 
 Ticks = Trades | Quotes
@@ -96,7 +96,7 @@ class Seconds:
         self._datasets = [d for d in datasets if d.kind == kind]
         self._ordered = exchange not in UNORDERED_IDS
         self._held: list[Chunk] = []
-        rising: Seen = RisingIds() if kind == "trades" else HighWater()
+        rising: Seen = RisingIds() if kind == "trades" else QuoteCopies()
         self.seen: Seen = rising if self._ordered else RecentKeys()
 
     def add(self, ticks: Ticks, collector: str, offset: int = 0) -> None:
@@ -189,8 +189,9 @@ class Seconds:
     def _fresh(self, ticks: Ordered) -> Mask:
         """Rows that are no copy of a row before them or of what an earlier seal has seen."""
         seen = self.seen
-        if isinstance(seen, HighWater):
-            return seen.fresh(ticks.code, ticks.sequence, ticks.exchange_ts)
+        if isinstance(seen, QuoteCopies):
+            stamps, last = ticks.exchange_ts, int(self._stamps(ticks).max())
+            return seen.fresh(ticks.code, ticks.sequence, stamps, lambda: self._keys(ticks), last)
         if isinstance(seen, RisingIds):
             keep = _first_of_id(ticks)
             if keep is None:
@@ -199,14 +200,9 @@ class Seconds:
             keep[keep] = seen.fresh(some.code, some.id - some.count + 1, some.id)
             return keep
         assert isinstance(seen, RecentKeys)
-        keys = self._keys(ticks)
-        _, first = np.unique(keys, return_index=True)
-        first.sort()
-        keep = np.zeros(len(keys), dtype=bool)
-        keep[first] = True
-        if self.clock != EXCHANGE:  # on the exchange clock copies share a second: one seal
-            keep[first] = seen.fresh(keys[first], int(ticks.local_ts.max()))
-        return keep
+        if self.clock == EXCHANGE:  # copies share their exchange stamp, so one seal sees them all
+            return first_of_each(self._keys(ticks))
+        return seen.fresh(self._keys(ticks), int(ticks.local_ts.max()))
 
     def _keys(self, ticks: Ordered) -> Array:
         if self.kind == "trades":

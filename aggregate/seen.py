@@ -10,12 +10,13 @@ Three venues' worth of identity, one rule each, none of which looks at log order
   seen can't be counted in part: it is a copy, and its other ids are prints of their own.
 - `HighWater`: quotes with a rising update number (Binance u, OKX seqId): what does not rise is a
   copy or older than what was shown, unless the venue has restarted its numbering.
-- `RecentKeys`: Hyperliquid, whose trade ids are hashes and whose quotes have none: 64-bit hashes
-  of (instrument, time, id or content), kept for a bounded window.
+- `RecentKeys`: Hyperliquid, whose trade ids are hashes and whose quotes have none, and quotes of
+  OKX from before it numbered them: 64-bit hashes of (instrument, time, id or content), kept for a
+  bounded window.
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ import orjson
 from ingest.ticks import I32, I64
 
 Mask = npt.NDArray[np.bool_]
+U64 = npt.NDArray[np.uint64]
 
 MAX_RANGES = 256
 """Ranges remembered per instrument; beyond it the two oldest become one, gap included."""
@@ -205,11 +207,17 @@ class RecentKeys:
         self._slots: dict[int, list[int]] = {}
         self._changed: dict[int, list[int] | None] = {}
 
-    def fresh(self, keys: npt.NDArray[np.uint64], ts: int) -> Mask:
-        """Which keys were not seen before; those are remembered under stamp `ts` (ns), rising."""
-        values: list[int] = keys.tolist()
-        new = np.array([key not in self._keys for key in values], dtype=bool)
-        slot = [key for key, is_new in zip(values, new.tolist(), strict=True) if is_new]
+    def fresh(self, keys: U64, ts: int) -> Mask:
+        """Which rows' key is new, the first of copies; remembered under stamp `ts` (ns), rising."""
+        slot: list[int] = []
+        known = self._keys
+        new = first_of_each(keys)
+        for i in np.flatnonzero(new).tolist():
+            key = int(keys[i])
+            if key in known:
+                new[i] = False
+            else:
+                slot.append(key)
         if slot:
             self._keys.update(slot)
             self._slots[ts] = self._changed[ts] = slot
@@ -229,7 +237,45 @@ class RecentKeys:
         self._keys = {key for slot in self._slots.values() for key in slot}
 
 
-def mix(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
+class QuoteCopies:
+    """Quotes of venues that number them: by number, and by key where one came without (0)."""
+
+    def __init__(self) -> None:
+        self._numbered = HighWater()
+        self._others = RecentKeys()
+
+    def fresh(
+        self, code: I32, sequence: I64, exchange_ts: I64, keys: Callable[[], U64], ts: int
+    ) -> Mask:
+        """Which rows are no copies, see `HighWater` and `RecentKeys`; rows are sorted by code."""
+        numbered = sequence != 0
+        if numbered.all():
+            return self._numbered.fresh(code, sequence, exchange_ts)
+        keep: Mask = np.zeros(len(code), dtype=bool)
+        if numbered.any():
+            of = code[numbered], sequence[numbered], exchange_ts[numbered]
+            keep[numbered] = self._numbered.fresh(*of)
+        keep[~numbered] = self._others.fresh(keys()[~numbered], ts)
+        return keep
+
+    def changes(self) -> dict[str, bytes | None]:
+        return self._numbered.changes() | self._others.changes()
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        rest = dict(state)
+        if "" in rest:
+            self._numbered.restore({"": rest.pop("")})
+        self._others.restore(rest)
+
+
+def first_of_each(keys: U64) -> Mask:
+    """Mask of the first row of each key."""
+    out = np.zeros(len(keys), dtype=bool)
+    out[np.unique(keys, return_index=True)[1]] = True
+    return out
+
+
+def mix(*columns: npt.NDArray[np.generic]) -> U64:
     """A 64-bit hash per row of 64-bit columns (splitmix64's finaliser, chained)."""
     h = np.full(len(columns[0]), 0x9E3779B97F4A7C15, dtype=np.uint64)
     for column in columns:

@@ -279,6 +279,10 @@ class ShardAggregator:
                     memory = shard._memories[name, clock, interval]
                     assert memory is not None
                     memory.restore(value)
+                case ["shard"]:
+                    pass
+                case _:
+                    raise snapshot.StateVersionError(f"unknown piece of aggregation state: {key}")
         for (clock, kind), pieces in seen.items():
             shard._seconds[clock, kind].seen.restore(pieces)
         for (clock, kind), ladder in shard._ladders.items():

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from aggregate.groups import Partial, Rows
 
-VERSION = 1
+VERSION = 2
 
 
 class StateVersionError(ValueError):

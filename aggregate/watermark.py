@@ -29,9 +29,8 @@ class ShardTime:
     _sessions: dict[str, dict[str, _Session]] = field(default_factory=dict)
 
     def start(self, topic: str, collector: str, session: str, local_ts: int) -> None:
-        known = self._sessions.setdefault(topic, {}).get(collector)
-        if known is None or int(known.name) <= int(session):
-            self._sessions[topic][collector] = _Session(session, local_ts)
+        # The log's order decides, not the names: a clock may have been set back in between.
+        self._sessions.setdefault(topic, {})[collector] = _Session(session, local_ts)
 
     def promise(self, topic: str, collector: str, session: str, local_ts: int) -> None:
         known = self._current(topic, collector, session)

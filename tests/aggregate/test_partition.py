@@ -193,6 +193,38 @@ def test_a_killed_collectors_next_session_replaces_the_dead_one():
     assert bars["flow", SYMBOL, "15s", "true"][90]["taker_buy_count"] == 2
 
 
+def test_a_restart_with_the_clock_set_back_goes_on():
+    topics = {t: [] for t in records.TICK_TOPICS}
+    old = TopicWriter(collector="a", session="200", log=topics)
+    old.control(records.SESSION_START, 200 * NS)
+    old.cover([SYMBOL], 200 * NS, 200 * NS)
+    old.control(records.PUNCTUATION, 205 * NS)
+    new = TopicWriter(collector="a", session="180", log=topics)
+    new.control(records.SESSION_START, 180 * NS)
+    new.ticks("trades", [tick(190, 190, id=1), tick(206, 206, id=2, row=1)])
+    new.control(records.PUNCTUATION, 220 * NS)
+    run = Run(topics, Rules())
+    bars = run.finish()
+    assert list(bars["flow", SYMBOL, "1s", "true"]) == [206]
+
+
+def test_two_venues_with_one_collector_id_and_session_stamp_are_apart():
+    topics = {t: [] for t in records.TICK_TOPICS}
+    for exchange in ("binance-futures", "okx-perps"):
+        w = TopicWriter(exchange=exchange, log=topics)
+        w.control(records.SESSION_START, 90 * NS)
+        w.cover([SYMBOL], 90 * NS, 90 * NS)
+        w.ticks("trades", [tick(100.1, 100.2, id=1)])
+        w.control(records.PUNCTUATION, 120 * NS)
+    run = Run(topics, Rules())
+    for topic in topics:
+        run.read(topic, 100)
+    run.commit()
+    flow = [r for r in run.out if r.headers.get("dataset") == "flow"]
+    assert {r.headers["exchange"] for r in flow} == {"binance-futures", "okx-perps"}
+    assert not run.partition.dropped
+
+
 def test_a_repeated_record_counts_once():
     topics = {t: [] for t in records.TICK_TOPICS}
     w = TopicWriter(log=topics)

@@ -158,6 +158,26 @@ def tick(exchange_s, local_s, **more):
     }
 
 
+def quote(exchange_s, sequence=0, bid_qty=1.0, **more):
+    stamp = round(exchange_s * 10**9)
+    sides = {"bid_price": 99.0, "bid_qty": bid_qty, "ask_price": 101.0, "ask_qty": 1.0}
+    quoted = {"symbol": strategies.SYMBOLS[0], "exchange_ts": stamp, "local_ts": stamp + 10**6}
+    return {**quoted, "sequence": sequence, **sides, "origin": 0, "row": 0, **more}
+
+
+def test_quotes_without_a_number_are_all_there_and_their_copies_are_not():
+    """OKX numbers its bbo-tbt frames since 2023 only (tardis fixtures of 2022 have no seqId)."""
+    quotes = [quote(100 + i / 10, bid_qty=1.0 + i) for i in range(5)]
+    copies = [{**q, "local_ts": q["local_ts"] + 10**9} for q in quotes[:2]]
+    numbered = [quote(103 + i / 10, sequence=7 + i) for i in range(3)]
+    got, shard = aggregate([], quotes + copies + numbered)
+    bars = got["l1_imbalance", strategies.SYMBOLS[0], "1s", "exchange"]
+    assert bars[100]["imbalance_avg"] == pytest.approx(2.0)
+    assert bars[103]["imbalance_avg"] == 0.0
+    assert shard.dropped["exchange", "quotes", "duplicate"] == 2
+    assert shard.dropped["true", "quotes", "duplicate"] == 2
+
+
 def test_late_and_future_ticks_are_counted_and_left_out_of_exchange_bars_only():
     ticks = [
         tick(100.5, 105.999, id=1),

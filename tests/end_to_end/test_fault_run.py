@@ -100,7 +100,7 @@ async def run(
             )
             collectors.append(Collector(settings, instruments, log, PARTITIONS, ArrivalClock()))
         running = [asyncio.create_task(c.run()) for c in collectors]
-        breaking = asyncio.create_task(_break_connections(simulator, seconds))
+        breaking = asyncio.create_task(_break_connections(simulator, seconds, speed))
         await simulator.finished.wait()
         await breaking
         await asyncio.sleep(1.0)  # longer than rows may be out of order: every hole is a gap now
@@ -112,10 +112,16 @@ async def run(
     return simulator, symbols
 
 
-async def _break_connections(simulator: Simulator, seconds: float) -> None:
-    """Drop all connections again and again; at last with time to be back before the market ends."""
+async def _break_connections(simulator: Simulator, seconds: float, speed: float) -> None:
+    """Drop all connections again and again; at last with time to be back before the market ends.
+
+    In a long run after so many real seconds that a connection counts as stable: else back-off
+    would grow to what is a good part of an hour of market time.
+    """
     for at in np.arange(
-        QUIET_S + 10.0, seconds - 3 * QUIET_S, 40.0 if seconds < 1_000.0 else 120.0
+        QUIET_S + 10.0,
+        seconds - 3 * QUIET_S * max(speed / 8.0, 1.0),
+        40.0 if seconds < 1_000.0 else 13.0 * speed,
     ):
         due = START + int(at * 1e9)
         await eventually(lambda due=due: simulator.market_ns >= due, seconds)  # type: ignore[misc]

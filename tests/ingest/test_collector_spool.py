@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection
 
+from ingest import collector as module
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.instruments import BINANCE
@@ -44,8 +45,9 @@ def by_session(part: list[Record]) -> list[list[Record]]:
 
 
 async def test_stop_with_the_log_down_leaves_everything_to_the_next_start(
-    log: BadLog, tmp_path: Path
+    log: BadLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "STOP_S", 600.0)  # it must not wait for that
     sent = 0
 
     async def handler(connection: ServerConnection) -> None:
@@ -66,10 +68,8 @@ async def test_stop_with_the_log_down_leaves_everything_to_the_next_start(
             log.failures = DOWN
             await until(lambda: first.ticks == 500)
             await until(lambda: first._appender.failing)
-            began = asyncio.get_running_loop().time()
             await first.stop()
             await running
-            assert asyncio.get_running_loop().time() - began < 5
         (left,) = (e for e in told if "the next start appends the rest" in e["event"])
         assert left["records"] == first._appender.spooled > 0
         assert left["spool"] == str(spool_dir / f"{BINANCE}.c1")

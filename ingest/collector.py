@@ -119,6 +119,7 @@ class Collector:
         self._feeds: list[Feed] = []
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._covered_once = False
         self._feeds_changed = asyncio.Event()
 
     @property
@@ -337,7 +338,9 @@ class Collector:
             return None
         exchange = self._settings.exchange
         instruments = self._universe.instruments
-        header = RecordingHeader(exchange, session_id, self._clock.now(), instruments)
+        header = RecordingHeader(
+            exchange, session_id, self._clock.now(), instruments, covered=False
+        )
         return FrameRecording(Recorder(directory, header), exchange)
 
     def _deliver(self, line: Line, frames: list[Frame]) -> None:
@@ -361,8 +364,9 @@ class Collector:
         self._uncovered.difference_update(covered)
         local_from = self._clock.now()
         self._session.subscribed(covered, local_from)
-        if self._recording is not None:
+        if self._recording is not None and not self._covered_once:
             self._recording.covered(local_from)
+        self._covered_once = True
         _log.info("subscribed", exchange=self._settings.exchange, symbols=len(covered))
 
     async def _keep_time(self) -> None:

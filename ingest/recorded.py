@@ -39,10 +39,14 @@ class Parsed:
 
 @dataclass(slots=True)
 class RecordedFile:
-    """What one file covered: its arrival stamps (ns), its symbols, what was wrong with it."""
+    """What one file covered: its arrival stamps (ns), its symbols, what was wrong with it.
+
+    `local_from` None: the subscriptions of our own recording have not stood so far.
+    """
 
     path: Path
-    local_from: int
+    first: int
+    local_from: int | None
     local_to: int = 0
     exchange_from: int | None = None
     exchange_to: int = 0
@@ -84,9 +88,9 @@ def files_in_order(paths: Sequence[Path], exchange: str) -> list[RecordedFile]:
         frames = next(read_chunks(path, size=1), None)
         if frames is None:
             raise RecordingError(f"{path} holds no frames")
-        start = frames[0][0] if header is None else header.local_from
-        out.append(RecordedFile(path, start))
-    return sorted(out, key=lambda file: file.local_from)
+        first = frames[0][0]
+        out.append(RecordedFile(path, first, first if header is None else None))
+    return sorted(out, key=lambda file: file.first)
 
 
 @dataclass(slots=True)
@@ -169,6 +173,9 @@ def _chunks(
                     # What the user gives wins over what the recorder knew.
                     given = {i.native: i for i in header.instruments} | given
                     file.symbols |= {i.symbol for i in header.instruments}
+                    if header.covered:
+                        since = header.local_from
+                        file.local_from = min(file.local_from or since, since)
                 seen = len(file.reading.headers)
                 yield _Chunk(file, tuple(given.values()), frames, raw.tell() / size)
 
@@ -189,6 +196,8 @@ def _account(file: RecordedFile, parsed: Parsed, frames: list[Frame]) -> None:
     file.local_to = max(file.local_to, frames[-1][0])
     for ticks in (parsed.trades, parsed.quotes):
         file.symbols |= {ticks.symbols[code] for code in np.unique(ticks.code).tolist()}
+    if file.local_from is None:
+        return
     first, last = [], []
     for ticks in (parsed.trades, parsed.quotes):
         live = (ticks.origin == LIVE) & (ticks.local_ts >= file.local_from)

@@ -154,7 +154,7 @@ class Recorder:
 
     def covered(self, local_from: int) -> None:
         """The subscriptions stand since `local_from` (ns): write that down."""
-        self._header = replace(self._header, local_from=local_from)
+        self._header = replace(self._header, local_from=local_from, covered=True)
         if self._file is not None and not self._file.closed:
             self._file.write_header(self._header)
 

@@ -44,12 +44,14 @@ class RecordingError(UserError):
 @dataclass(frozen=True, slots=True)
 class RecordingHeader:
     """Who recorded what. `local_from` (ns) is the arrival time from which the frames are complete:
-    when the subscriptions stood, or the file's first frame if it is a continuation."""
+    when the subscriptions stood, or the file's first frame if it is a continuation. Until the
+    subscriptions stand, a header says `covered` false; a later one of the session replaces it."""
 
     exchange: str
     session: str
     local_from: int
     instruments: tuple[Instrument, ...]
+    covered: bool = True
 
     def encode(self) -> bytes:
         instruments = [asdict(i) for i in self.instruments]
@@ -61,6 +63,7 @@ class RecordingHeader:
                 "exchange": self.exchange,
                 "session": self.session,
                 "local_from": self.local_from,
+                "covered": self.covered,
                 "instruments": instruments,
             }
         )
@@ -71,7 +74,10 @@ class RecordingHeader:
         try:
             body = orjson.loads(payload)
             instruments = tuple(Instrument(body["exchange"], **i) for i in body["instruments"])
-            return cls(body["exchange"], body["session"], int(body["local_from"]), instruments)
+            covered = bool(body.get("covered", True))
+            return cls(
+                body["exchange"], body["session"], int(body["local_from"]), instruments, covered
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a recording's header ({error!r})") from error
 

@@ -192,7 +192,7 @@ def _account(file: RecordedFile, shard: ShardAggregator, summary: ReplaySummary)
     summary.problems += file.reading.problems
     for reason, example in report.examples.items():
         summary.examples.setdefault(reason, example)
-    if file.exchange_from is not None:
+    if file.local_from is not None and file.exchange_from is not None:
         symbols = sorted(file.symbols)
         shard.cover(symbols, file.local_from, file.exchange_from)
         shard.cover_until(symbols, file.local_to, file.exchange_to)

@@ -1,8 +1,9 @@
 """What a dataset is: partial columns from ticks, how partials merge, finished columns.
 
-A dataset whose statistic does not merge exactly (a median, a quantile) keeps as a partial column
-what does (a sorted list of values per row, as an Arrow list in the state) and takes the statistic
-in `finish`; nothing here assumes that a partial column is a scalar but the default rules.
+A dataset whose statistic does not merge (a median, a quantile) keeps as a partial column what does:
+the values themselves, as an object column of one array per row, joined in its own `merge` and
+reduced in `finish`. The ladder and the state (an Arrow list) take such a column as it is; only the
+rules of `Merge` are for scalars. tests/aggregate/datasets/test_new_dataset.py has one.
 """
 
 from abc import ABC, abstractmethod

@@ -180,10 +180,26 @@ def tail(
 ) -> None:
     """Print a topic of the log as JSON lines, one a tick, bar or control record."""
     settings = _settings(config, assignments)
-    from publish.tail import TailOptions, tail_file
+    from publish.tail import TailOptions, tail_log
 
     options = TailOptions(topic, start, partition, follow, limit)
-    _await(tail_file(settings.log.path, options, sys.stdout.buffer))
+    _await(tail_log(settings.log, options, sys.stdout.buffer))
+
+
+@app.command()
+def topics(
+    action: Annotated[
+        Literal["create", "check", "describe"],
+        typer.Argument(help="check changes nothing; describe shows offsets and lag too"),
+    ],
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Make, check or describe the topics on Kafka."""
+    settings = _settings(config, assignments)
+    from publish.topics import topics as run_topics
+
+    _await(run_topics(settings.log, action, sys.stdout))
 
 
 @app.command()
@@ -259,6 +275,9 @@ def main() -> None:
     except* UserError as group:
         code = max(getattr(error, "exit_code", 1) for error in group.exceptions)
         print("\n".join(f"perpflow: {text}" for text in _reasons(group)), file=sys.stderr)
+    except* KeyboardInterrupt:
+        code = 130
+        print("perpflow: interrupted", file=sys.stderr)
     except* OSError as group:
         code = 1
         print("\n".join(f"perpflow: {text}" for text in _reasons(group)), file=sys.stderr)

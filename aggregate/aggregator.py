@@ -5,6 +5,7 @@ partition (DESIGN decision 6), so kill -9 anywhere loses nothing and repeats not
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine, Sequence
 
@@ -14,7 +15,7 @@ from aggregate import metrics
 from aggregate.partition import PartitionAggregator
 from aggregate.shard import Rules
 from ingest import records
-from ingest.log import Fenced, Log, NewRecord, Ownership, TopicPartition
+from ingest.log import Fenced, Log, LogError, NewRecord, Ownership, TopicPartition
 
 log_ = structlog.get_logger(__name__)
 
@@ -22,6 +23,7 @@ GROUP = "aggregator"
 COMMIT_EVERY_S = 1.0
 """A partition without new bars commits its offsets at least this often while it reads."""
 WAIT_S = 0.2
+FIRST_RETRY_S, MAX_RETRY_S = 0.2, 10.0
 DRAIN_S = 5.0
 """At a stop, how long it reads on to take what the collectors wrote last."""
 
@@ -102,8 +104,29 @@ class Aggregator:
         self._report(partition, state)
 
     async def _commit(self, partition: int, out: Sequence[NewRecord]) -> None:
+        """Commit what was emitted; a log that fails is tried again until it takes it.
+
+        What was emitted can't be computed a second time, so nothing else happens meanwhile. At a
+        stop the try in flight is the last: an uncommitted state is made anew by the next owner.
+        """
         owner, state = self._owned[partition]
-        await self._log.commit(owner, out, state.changes(), state.offsets())
+        changes, offsets = state.changes(), state.offsets()
+        delay = FIRST_RETRY_S
+        while True:
+            try:
+                await self._log.commit(owner, out, changes, offsets)
+            except Fenced:
+                raise
+            except LogError as error:
+                metrics.COMMIT_FAILURES.inc()
+                log_.error("commit failed", partition=partition, problem=str(error), retry_s=delay)
+                if self._stopping.is_set():
+                    raise
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), delay)
+                delay = min(2 * delay, MAX_RETRY_S)
+            else:
+                break
         self._committed[partition] = time.monotonic()
 
     def _report(self, partition: int, state: PartitionAggregator) -> None:

@@ -10,6 +10,9 @@ _SEAL = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
 )
 _RECORDS = Counter("perpflow_bar_records", "Records written to the bars topic")
+COMMIT_FAILURES = Counter(
+    "perpflow_aggregate_commit_failures", "Commits that the log refused and that were tried again"
+)
 _DROPPED = Counter(
     "perpflow_aggregate_discarded",
     "Ticks in no bar (and windows withheld), by reason",

@@ -8,6 +8,7 @@ true: when it is taken, every frame stamped before has been handed over.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
 from ingest.changes import changes
 from ingest.clock import ArrivalClock
+from ingest.continuity import Continuity
 from ingest.fallback import Fallback, Switch
 from ingest.feed import Feed
 from ingest.frame_recording import FrameRecording
@@ -35,6 +37,8 @@ from ingest.session import Session
 from ingest.spool import Spool
 from ingest.venues import Endpoint, Frame, venue
 
+SPOOL_DRAIN_S = 5.0
+"""How long a start waits for spooled records to reach the log before it looks for gaps."""
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
 SPOOL_BYTES = 1 << 30
@@ -108,8 +112,7 @@ class Collector:
         self._endpoints = self._venue.endpoints(
             instruments, settings.trades or self._venue.trade_channels[0]
         )
-        self._limiter = Limiter(LIMITS.get(settings.exchange, Limits()))
-        most = self._limiter.limits.subscriptions
+        most = LIMITS.get(settings.exchange, Limits()).subscriptions
         streams = sum(len(endpoint.channels) for endpoint in self._endpoints)
         if most is not None and streams > most:
             raise ValueError(
@@ -235,13 +238,18 @@ class Collector:
         settings = self._settings
         session_id = str(self._clock.now())
         shard = settings.shard or settings.exchange
-        checks = await resume(
+        self._spool = await asyncio.to_thread(self._open_spool)
+        self._appender = Appender(
             self._log,
             settings.exchange,
-            self._universe.symbols,
-            self._partitions,
-            aggregated=settings.trades == "aggTrade",
+            pause=self._pause,
+            resume=self._resume,
+            high_water=settings.high_water,
+            low_water=settings.low_water,
+            spool=self._spool,
         )
+        appending = asyncio.create_task(self._appender.run())
+        checks = await self._checks()
         self._healer = self._healer_of(settings)
         self._session = Session(
             Source(settings.exchange, shard, settings.collector, session_id),
@@ -253,21 +261,13 @@ class Collector:
             checks,
             self._healer.add if self._healer else lambda gap: None,
         )
-        self._spool = await asyncio.to_thread(self._open_spool)
         self._recording = self._recording_of(session_id)
-        self._appender = Appender(
-            self._log,
-            settings.exchange,
-            pause=self._pause,
-            resume=self._resume,
-            high_water=settings.high_water,
-            low_water=settings.low_water,
-            spool=self._spool,
-        )
+        limits = LIMITS.get(settings.exchange, Limits())
+        self._limiter = Limiter(limits)
+        self._overlap = limits.leave_room(sum(len(e.channels) for e in self._endpoints))
         self._feeds = [self._feed(endpoint, i) for i, endpoint in enumerate(self._endpoints)]
         self._fallback = self._fallback_of(settings)
         self._put(self._session.start())
-        appending = asyncio.create_task(self._appender.run())
         working = [asyncio.create_task(self._attend()), asyncio.create_task(self._keep_time())]
         if self._healer is not None:
             working.append(asyncio.create_task(self._healer.run()))
@@ -284,9 +284,21 @@ class Collector:
             await self._drain(appending)
         _raise_first([appending, *working])
 
+    async def _checks(self) -> Continuity:
+        """Sequence checks that go on from what the log holds, what was spooled included."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._appender.drain(), SPOOL_DRAIN_S)
+        return await resume(
+            self._log,
+            self._settings.exchange,
+            self._universe.symbols,
+            self._partitions,
+            aggregated=self._settings.trades == "aggTrade",
+        )
+
     def _feed(self, endpoint: Endpoint, number: int = 0) -> Feed:
-        """All feeds share the venue's limits; connections of other numbers end at other times."""
-        age, stagger = self._venue.max_age_s, number * STAGGER_S % 3600
+        """Feeds share the venue's limits; those opened together end at other times."""
+        age = self._venue.max_age_s
         return Feed(
             self._settings.exchange,
             self._settings.ws_url or self._venue.ws_url,
@@ -297,8 +309,8 @@ class Collector:
             self._changed,
             requests=self._venue.requests,
             limiter=self._limiter,
-            renew_s=None if age is None else age - RENEW_BEFORE_S - stagger,
-            overlap=self._limiter.limits.leave_room(sum(len(e.channels) for e in self._endpoints)),
+            renew_s=None if age is None else age - RENEW_BEFORE_S - number * STAGGER_S % 3600,
+            overlap=self._overlap,
         )
 
     def _fallback_of(self, settings: CollectorSettings) -> Fallback | None:

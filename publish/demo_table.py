@@ -11,9 +11,9 @@ from rich.table import Table
 
 from aggregate.bars import read_table
 from aggregate.intervals import CLOCKS
-from ingest.log import Record
-from ingest.log.sqlite import SqliteLog
+from ingest.log import Log, Record
 from ingest.records import BARS, BARS_TOPIC
+from publish.log import open_log
 from publish.settings import Settings
 
 INTERVAL = "1s"
@@ -34,20 +34,20 @@ class BarTable:
 
     async def show(self) -> None:
         """Show until cancelled; the last table stays on the screen."""
-        log = SqliteLog(self._settings.log.path)
+        log = open_log(self._settings.log)
         try:
             await log.create({BARS_TOPIC: self._settings.log.partitions})
             await (self._redraw(log) if self._console.is_terminal else self._print(log))
         finally:
             await log.close()
 
-    async def _redraw(self, log: SqliteLog) -> None:
+    async def _redraw(self, log: Log) -> None:
         started = time.monotonic()
         with Live(self._table(0), console=self._console, auto_refresh=False) as live:
             async for _ in self._follow(log):
                 live.update(self._table(time.monotonic() - started), refresh=True)
 
-    async def _print(self, log: SqliteLog) -> None:
+    async def _print(self, log: Log) -> None:
         started = printed = time.monotonic()
         try:
             async for _ in self._follow(log):
@@ -58,7 +58,7 @@ class BarTable:
         finally:
             self._console.print(self._table(time.monotonic() - started))
 
-    async def _follow(self, log: SqliteLog) -> Any:
+    async def _follow(self, log: Log) -> Any:
         positions = {(BARS_TOPIC, p): 0 for p in range(self._settings.log.partitions)}
         while True:
             for (topic, partition), offset in positions.items():

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
+from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -11,14 +12,20 @@ from prometheus_client import make_wsgi_app
 from ingest.errors import UserError
 from publish.settings import MetricsSettings
 
-_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
-
 
 class HealthError(UserError):
     """The address for /metrics can't be used."""
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """A client that says nothing holds up no other."""
+
+    daemon_threads = True
+
+
 class _Quiet(WSGIRequestHandler):
+    timeout = 10  # seconds for a client to say what it wants
+
     def log_message(self, format: str, *args: Any) -> None:
         """Scrapes are not news."""
 
@@ -31,7 +38,7 @@ async def served(settings: MetricsSettings, ready: Callable[[], bool]) -> AsyncI
         return
     try:
         server: WSGIServer = make_server(
-            settings.host, settings.port, _app(ready), handler_class=_Quiet
+            settings.host, settings.port, _app(ready), server_class=_Server, handler_class=_Quiet
         )
     except OSError as error:
         raise HealthError(
@@ -58,7 +65,8 @@ def _app(ready: Callable[[], bool]) -> Callable[[dict[str, Any], Any], Iterable[
             "/healthz": ("200 OK", b"alive\n"),
             "/readyz": ("200 OK", b"ready\n") if ready() else ("503 Not Ready", b"not ready\n"),
         }.get(path, ("404 Not Found", b"/metrics, /healthz, /readyz\n"))
-        start(status, _TEXT)
+        length = ("Content-Length", str(len(text)))
+        start(status, [("Content-Type", "text/plain; charset=utf-8"), length])
         return [text]
 
     return app

@@ -8,9 +8,10 @@ Both halves meet on the log alone, as they would as separate processes.
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -24,16 +25,18 @@ from ingest.errors import UserError
 from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument
 from ingest.keeper import Keeper, KeeperSettings
-from ingest.log import Log
-from ingest.log.sqlite import SqliteLog
+from ingest.log import Fenced, Log
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
 from publish import health
+from publish.log import open_log, place
 from publish.publisher import Publisher
 from publish.settings import Settings, Venue
 from publish.store import Store
 
 RETAIN_EVERY_S = 60.0
+STOP_S = 9.5
+"""A daemon is gone within 10 s of SIGTERM."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,13 +58,15 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
             loop.add_signal_handler(number, stopping.set)
     store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
     await asyncio.to_thread(store.check)
-    log = SqliteLog(settings.log.path)
+    log = open_log(settings.log)
     try:
         partitions = settings.log.partitions
         await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), partitions))
         keepers = [_keeper(settings, log, *item) for item in settings.venues.enabled().items()]
         async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
             await _run(settings, log, store, keepers, stopping)
+    except Fenced as error:
+        raise _taken(settings) from error
     finally:
         await log.close()
 
@@ -110,7 +115,8 @@ async def _run(
     keepers: Sequence[Keeper],
     stopping: asyncio.Event,
 ) -> None:
-    async with _downstream(settings, store) as downstream:
+    async with contextlib.AsyncExitStack() as stack:
+        downstream = await stack.enter_async_context(_downstream(settings, store))
         tasks = [asyncio.create_task(k.run(), name="collector") for k in keepers]
         tasks.append(asyncio.create_task(_retain(settings, log), name="retention"))
         tasks.append(asyncio.create_task(_ended(downstream), name="aggregation and publishing"))
@@ -118,11 +124,14 @@ async def _run(
         _log.info("running", venues=list(settings.venues.enabled()), out=settings.publish.url)
         await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("stopping")
+        stopping_all = stack.pop_all()
         ended = [task for task in tasks if task.done()]
-        await asyncio.gather(*(k.stop() for k in keepers))
-        for task in (stop, *tasks[len(keepers) :]):
-            task.cancel()
-        await asyncio.gather(stop, *tasks, return_exceptions=True)
+    with _deadline(STOP_S):
+        async with stopping_all:
+            await asyncio.gather(*(k.stop() for k in keepers))
+            for task in (stop, *tasks[len(keepers) :]):
+                task.cancel()
+            await asyncio.gather(stop, *tasks, return_exceptions=True)
     for task in ended:
         task.result()
         raise PipelineError(f"{task.get_name()} ended while the pipeline was running")
@@ -130,9 +139,32 @@ async def _run(
     _log.info("stopped")
 
 
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """End the process if the block takes longer: what hangs (a store, a lock) may for minutes.
+
+    Nothing is lost by it: what is not in files is on the log, what is not there in the spool.
+    """
+
+    def end() -> None:
+        _log.error("stopping took too long, ending at once", seconds=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 async def _ended(downstream: Future[None]) -> None:
+    watched = asyncio.wrap_future(downstream)
+    # What it failed with is raised where the thread is joined, not reported as never looked at.
+    watched.add_done_callback(lambda future: future.cancelled() or future.exception())
     # Shielded: cancelling the watcher must not cancel the thread's own future.
-    await asyncio.shield(asyncio.wrap_future(downstream))
+    await asyncio.shield(watched)
 
 
 @contextlib.asynccontextmanager
@@ -185,7 +217,7 @@ class _Downstream:
             lateness_ns=settings.aggregate.lateness,
             toxicity_reset=settings.aggregate.toxicity_reset,
         )
-        log = SqliteLog(settings.log.path)
+        log = open_log(settings.log)
         try:
             aggregator = Aggregator(
                 log,
@@ -216,10 +248,14 @@ class _Downstream:
         publisher.stop()
         await asyncio.gather(aggregating, publishing)
         if taken:
-            raise PipelineError(
-                f"another perpflow has taken over the log {self._settings.log.path}: "
-                f"one pipeline runs on a log; give this one its own log.path"
-            )
+            raise _taken(self._settings)
+
+
+def _taken(settings: Settings) -> PipelineError:
+    return PipelineError(
+        f"another perpflow has taken over the log {place(settings.log)}: "
+        f"one pipeline runs on a log; give this one its own log.path"
+    )
 
 
 async def _retain(settings: Settings, log: Log) -> None:

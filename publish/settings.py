@@ -17,7 +17,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SecretStr,
     StringConstraints,
+    model_validator,
 )
 
 _UNITS = {
@@ -127,13 +129,41 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class KafkaSettings(Section):
+    """A Kafka cluster as the log. `servers`: "host:port,host:port".
+
+    `prefix`: before all names of topics and transactional ids. `replication`: of topics that
+    perpflow makes; by default 3, or the number of brokers if that is smaller.
+    """
+
+    servers: Annotated[str, StringConstraints(pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")]
+    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
+    replication: Annotated[int, Number, Field(ge=1, le=32)] | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "KafkaSettings":
+        if (self.sasl is None) != (self.username is None and self.password is None):
+            raise ValueError("sasl, username and password belong together")
+        if self.sasl and not (self.username and self.password):
+            raise ValueError("sasl needs both username and password")
+        if self.ca_file and not self.tls:
+            raise ValueError("ca_file needs tls = true")
+        return self
+
+
 class LogSettings(Section):
-    """The embedded log: one SQLite file that every perpflow process of a machine may share."""
+    """The log: one SQLite file that every perpflow process of a machine may share, or Kafka."""
 
     path: Path = Path("perpflow.db")
     partitions: Annotated[int, Number, Field(ge=1, le=1024)] = 4
     retention_hours: Annotated[float, Number, Field(gt=0, le=24 * 366)] = 24.0
-    retention_mb: Annotated[int, Number, Field(ge=1)] | None = None
+    retention_mb: Annotated[int, Number, Field(ge=1)] | None = 20_000
+    kafka: KafkaSettings | None = None
 
 
 class Venue(Section):

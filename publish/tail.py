@@ -8,7 +8,6 @@ them.
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,8 +16,9 @@ import pyarrow as pa
 
 from ingest.errors import UserError
 from ingest.log import Log, Record, TopicPartition
-from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS, QUOTES, TRADES
+from publish.log import open_log
+from publish.settings import LogSettings
 
 _READ_BYTES = 1 << 20
 _BATCHES = (TRADES, QUOTES, BARS)
@@ -42,11 +42,11 @@ class _Enough(Exception):
     """The limit of lines is reached."""
 
 
-async def tail_file(path: Path, options: TailOptions, out: BinaryIO) -> None:
-    """`tail` of an embedded log's file; a reader that goes away (`| head`) ends it quietly."""
-    if not path.exists():  # noqa: ASYNC240 (nothing else runs yet)
-        raise UserError(f"{path}: no such log; say which with --set log.path=FILE")
-    log = SqliteLog(path)
+async def tail_log(settings: LogSettings, options: TailOptions, out: BinaryIO) -> None:
+    """`tail` of the log of those settings; a reader that goes away (`| head`) ends it quietly."""
+    if settings.kafka is None and not settings.path.exists():
+        raise UserError(f"{settings.path}: no such log; say which with --set log.path=FILE")
+    log = open_log(settings)
     try:
         await tail(log, options, out)
         out.flush()

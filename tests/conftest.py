@@ -1,10 +1,15 @@
-"""With CI=true a skip is a failure, unless it is for the recordings beside the repository."""
+"""What all tests share: CI's rule for skips, and the Kafka broker.
+
+With CI=true a skip is a failure, unless it is for the recordings beside the repository.
+"""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+
+from tests.kafka.broker import NOIDA_CANNOT, Broker, NoBroker, NoidaKafka, running
 
 ALLOWED = "shared/data"
 
@@ -30,3 +35,25 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return _forbid_skip((yield))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for all tests of a process; they keep apart by the prefix of their topics.
+
+    Tests that use it belong in `xdist_group("kafka")`, so that only one is started.
+    """
+    try:
+        with running(tmp_path_factory.mktemp("kafka")) as broker:
+            yield broker
+    except NoBroker as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def kafka(kafka_broker: Broker, request: pytest.FixtureRequest) -> Broker:
+    """The broker, for a test; with the stand-in, tests that are beyond it are expected to fail."""
+    name = request.node.originalname
+    if isinstance(kafka_broker, NoidaKafka) and name in NOIDA_CANNOT:
+        request.applymarker(pytest.mark.xfail(reason=NOIDA_CANNOT[name]))
+    return kafka_broker

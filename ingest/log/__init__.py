@@ -1,16 +1,19 @@
 """The ordered log: one contract, two implementations (`sqlite.py` embedded, `kafka.py` production).
 
-Topics are split in partitions; a partition is a sequence of records with offsets 0, 1, 2, … in the
+Topics are split in partitions; a partition is a sequence of records with rising offsets in the
 order they were appended. Producers append; one owner per (group, partition) reads, and commits what
 it emits, what it still holds and how far it has read in one atomic step.
 
 The contract, which `tests/ingest/test_log_contract.py` runs on every implementation:
 
-- `append` is all or nothing, and keeps the order of its records within each partition.
-- Offsets in a partition rise by one and are never reused, also after retention removed records.
+- `append` is all or nothing, and keeps the order of its records within each partition. (On Kafka
+  a producer that dies inside an append may leave it in some partitions and not in others.)
+- Offsets in a partition rise and are never reused, also after retention removed records. They may
+  have holes: continue at the last record's offset + 1, and count records, not offsets.
 - `acquire` fences: a `commit` with an older ownership of the same (group, partition) raises
-  `Fenced` and changes nothing.
-- `commit` makes output records, state changes and offsets durable together or not at all.
+  `Fenced` and changes nothing. Commit through the `Log` that acquired.
+- `commit` makes output records, state changes and offsets durable together or not at all. Who
+  committed reads it at once, other clients soon.
 - `retain` removes whole records from the front of a partition, never one that a group which has
   committed offsets for that partition has not read.
 """
@@ -125,7 +128,7 @@ class Log(ABC):
     ) -> None:
         """Append `records`, upsert `state` (None deletes a key) and `offsets`, atomically.
 
-        Raises `Fenced` if `owner` is no longer the newest.
+        Raises `Fenced` if `owner` is no longer the newest. After a `LogError` acquire again.
         """
 
     @abstractmethod

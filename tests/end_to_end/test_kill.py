@@ -97,6 +97,8 @@ async def assert_every_logged_tick_once(directory):
     )
     for dataset in DATASETS:
         got = published(directory / "bars", dataset, "1s", "true")
+        assert len(got) == STREAMS // 2, (dataset, sorted(got))
+        assert sum(map(len, got.values())) > SPAN_S, dataset
         for key, series in got.items():
             rows = {
                 at: row

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -21,6 +22,8 @@ from ingest.log import (
     OffsetTrimmed,
     TopicMismatch,
 )
+from ingest.log.kafka import KafkaLog
+from ingest.log.kafka_options import KafkaOptions
 from ingest.log.sqlite import SqliteLog
 
 Open = Callable[[], Awaitable[Log]]
@@ -31,13 +34,19 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 def open_log(kind: str, place: Path) -> Log:
     """A log of that implementation; the same `place` is the same log, in any process."""
-    assert kind == "sqlite"
-    return SqliteLog(place / "log.db")
+    if kind == "sqlite":
+        return SqliteLog(place / "log.db")
+    # Every test has topics of its own on one broker.
+    prefix = f"contract-{crc32(bytes(place)):08x}."
+    return KafkaLog(KafkaOptions(kind.removeprefix("kafka "), prefix))
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.xdist_group("kafka"))])
 def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    """ "sqlite", or "kafka" and the broker's address."""
+    if request.param == "sqlite":
+        return "sqlite"
+    return f"kafka {request.getfixturevalue('kafka').servers}"
 
 
 @pytest.fixture
@@ -76,7 +85,7 @@ async def values(log: Log, topic: str = "ticks", partition: int = 0, offset: int
 
 
 async def test_append_keeps_order_headers_and_bytes(log: Log) -> None:
-    before = time.time_ns()
+    before = time.time_ns() // 1_000_000 * 1_000_000  # Kafka's clock has milliseconds
     await log.append([record("a"), record("x", partition=1), record("b"), record(b"\x00\xff")])
     read = await log.read("ticks", 0, 0)
     assert [r.value for r in read] == [b"a", b"b", b"\x00\xff"]
@@ -90,7 +99,7 @@ async def test_append_keeps_order_headers_and_bytes(log: Log) -> None:
 
 
 async def test_append_is_all_or_nothing(log: Log) -> None:
-    with pytest.raises(LogError, match="no topic 'nowhere'"):
+    with pytest.raises(LogError, match=r"no topic '.*nowhere'"):
         await log.append([record("a"), record("b", topic="nowhere")])
     with pytest.raises(LogError, match=r"no partition 2.*0\.\.1"):
         await log.append([record("a"), record("b", partition=2)])
@@ -122,7 +131,7 @@ async def test_create_twice_is_harmless_and_another_count_is_refused(
     assert await log.partitions("ticks") == 2
     with pytest.raises(TopicMismatch, match="ticks has 2 partitions, not 3"):
         await log.create({"ticks": 3})
-    with pytest.raises(LogError, match="no topic 'nowhere'"):
+    with pytest.raises(LogError, match=r"no topic '.*nowhere'"):
         await log.partitions("nowhere")
 
 
@@ -160,6 +169,58 @@ async def test_state_is_upserted_and_deleted_and_apart_per_owner(log: Log) -> No
     assert (await log.acquire("h", 0)).state == {}
 
 
+async def test_large_state_values_grow_and_shrink(log: Log, another: Open) -> None:
+    owner = await log.acquire("g", 0)
+    big = os.urandom(1_500_000)
+    await log.commit(owner, state={"big": big, "a|0": b"small", "empty": b""})
+    taker = await another()
+    owner = await taker.acquire("g", 0)
+    assert owner.state == {"big": big, "a|0": b"small", "empty": b""}
+    await taker.commit(owner, state={"big": big[:600_000]})
+    owner = await log.acquire("g", 0)
+    assert owner.state == {"big": big[:600_000], "a|0": b"small", "empty": b""}
+    await log.commit(owner, state={"big": None, "empty": None})
+    assert (await taker.acquire("g", 0)).state == {"a|0": b"small"}
+
+
+async def test_committed_records_are_read_in_order_among_others(log: Log, another: Open) -> None:
+    """Transactions take offsets: readers must neither stop nor spin at them."""
+    owner = await log.acquire("g", 0)
+    other = await another()
+    for i in range(5):
+        await log.commit(owner, [record(f"c{i}"), record(f"b{i}", "bars")], offsets={("x", 0): i})
+        await other.append([record(f"a{i}")])
+    assert await values(log) == [f"{kind}{i}" for i in range(5) for kind in "ca"]
+    assert await values(log, "bars") == [f"b{i}" for i in range(5)]
+    read = await log.read("bars", 0, 0)
+    offsets = [r.offset for r in read]
+    assert offsets == sorted(set(offsets))
+    for r in read:
+        assert (await log.read("bars", 0, r.offset))[0].value == r.value
+    begun = time.process_time()
+    assert not await log.wait({("bars", 0): offsets[-1] + 1}, 0.3)
+    assert time.process_time() - begun < 0.2
+    assert await log.read("bars", 0, offsets[-1] + 1) == []
+
+
+async def test_a_commit_is_cancelled_whole_or_not_at_all(log: Log) -> None:
+    owner = await log.acquire("g", 0)
+    for i in range(8):
+        task = asyncio.create_task(
+            log.commit(owner, [record(str(i), "bars")], {"k": str(i).encode()}, {("x", 0): i})
+        )
+        await asyncio.sleep(i / 1000)
+        task.cancel()
+        await asyncio.wait({task})
+    await log.commit(owner, [record("last", "bars")])
+    found = await values(log, "bars")
+    assert found == sorted(set(found), key=found.index)
+    done = found[-2] if len(found) > 1 else None
+    owner = await log.acquire("g", 0)
+    assert owner.state == ({} if done is None else {"k": done.encode()})
+    assert owner.offsets == ({} if done is None else {("x", 0): int(done)})
+
+
 async def test_committed_is_per_group(log: Log) -> None:
     for partition in (0, 1):
         owner = await log.acquire("g", partition)
@@ -178,13 +239,15 @@ async def test_committed_is_per_group(log: Log) -> None:
 async def test_a_fenced_owner_changes_nothing(log: Log, another: Open) -> None:
     old = await log.acquire("g", 0)
     await log.commit(old, state={"k": b"old"}, offsets={("ticks", 0): 1})
-    new = await (await another()).acquire("g", 0)
+    taker = await another()
+    new = await taker.acquire("g", 0)
     assert new.epoch > old.epoch
     assert (new.state, new.offsets) == ({"k": b"old"}, {("ticks", 0): 1})
     with pytest.raises(Fenced, match="g/0"):
         await log.commit(old, [record("zombie", "bars")], {"k": b"zombie"}, {("ticks", 0): 9})
     assert await values(log, "bars") == []
-    await log.commit(new, [record("bar", "bars")])
+    await taker.commit(new, [record("bar", "bars")])
+    assert await values(taker, "bars") == ["bar"]
     assert (await log.acquire("g", 0)).state == {"k": b"old"}
     assert await values(log, "bars") == ["bar"]
 
@@ -249,6 +312,16 @@ async def test_wait_returns_at_once_and_after_a_timeout(log: Log) -> None:
     begun = time.monotonic()
     assert not await log.wait({("ticks", 0): 1}, 0.05)
     assert time.monotonic() - begun >= 0.05
+
+
+async def test_wait_at_one_place_after_another(log: Log) -> None:
+    assert not await log.wait({("ticks", 0): 0}, 0.01)
+    await log.append([record("a"), record("b"), record("c")])
+    for offset in (0, 2, 1):
+        assert await log.wait({("ticks", 0): offset}, 5)
+    assert not await log.wait({("ticks", 0): 3}, 0.01)
+    assert not await log.wait({("ticks", 0): 9}, 0.01)
+    assert await values(log, offset=1) == ["b", "c"]
 
 
 async def test_wait_wakes_for_an_append_and_a_commit(log: Log) -> None:

@@ -1,6 +1,7 @@
 """A collector's process killed with -9 while another process holds the log: nothing is lost."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -72,6 +73,7 @@ async def test_a_collector_killed_while_the_log_is_locked_loses_nothing(tmp_path
             lock.close()
             process = await start(port, tmp_path)
             await until(lambda: not list(spool.glob("*.spool")), "the spool appended")
+            await until(lambda: _sessions_started(tmp_path) == 2, "the next session")
         finally:
             locked.set()
             process.kill()
@@ -89,6 +91,14 @@ async def test_a_collector_killed_while_the_log_is_locked_loses_nothing(tmp_path
 
 def _promises_after_the_last_trades(spooled: bytes) -> int:
     return spooled[spooled.rfind(b'"type":"trades"') :].count(b'"type":"punctuation"')
+
+
+def _sessions_started(directory: Path) -> int:
+    with contextlib.closing(sqlite3.connect(directory / "log.db")) as db:
+        (table,) = db.execute("SELECT id FROM partitions WHERE topic = 'ticks.trades'").fetchone()
+        starts = f"SELECT count(*) FROM records_{table} WHERE CAST(headers AS TEXT) LIKE ?"
+        (found,) = db.execute(starts, ('%"session-start"%',)).fetchone()
+    return int(found)
 
 
 def _logged(directory: Path) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from publish.log import kafka_options
 from publish.settings import format_duration, parse_duration
 from publish.settings_sources import SettingsError, load_settings, to_toml
 
@@ -124,7 +125,7 @@ def test_every_wrong_setting_is_named_with_where_it_was_set() -> None:
         "  ingest.batch_ms (--set ingest.batch_ms): should be greater than or equal to 1"
         ' (given: "0")',
         "  log.partitons (wrong.toml): no such setting: did you mean partitions?"
-        " [log] has path, partitions, retention_hours, retention_mb",
+        " [log] has path, partitions, retention_hours, retention_mb, kafka",
         "  logs (PERPFLOW_LOGS__PATH): no such setting: did you mean log?"
         " there are log, venues, ingest, aggregate, publish, metrics",
         "  metrics.port (PERPFLOW_METRICS__PORT): should be a valid integer, unable to parse string"
@@ -193,6 +194,37 @@ def test_secrets_are_neither_printed_nor_in_messages() -> None:
     assert "publish.secret_key" in message
     assert "publish.url" in message
     assert "hunter2" not in message
+
+
+KAFKA = '[log.kafka]\nservers = "k1:9092,k2:9092"\n'
+
+
+def test_the_password_of_kafka_is_neither_printed_nor_in_messages() -> None:
+    sasl = KAFKA + 'tls = true\nsasl = "SCRAM-SHA-512"\nusername = "me"\n'
+    Path("perpflow.toml").write_text(sasl + 'password = "hunter2"\n')
+    settings = load_settings(environment={})
+    assert "hunter2" not in to_toml(settings) + repr(settings)
+    options = kafka_options(settings.log)
+    assert options.password == "hunter2"
+    assert "hunter2" not in repr(options)
+    assert options.arguments()["security_protocol"] == "SASL_SSL"
+    assert "20000017" not in refusal(sasl + "password = 20000017\n")
+    assert "hunter2" not in refusal(sasl + 'password = "hunter2"\nservers2 = 1\n')
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('[log.kafka]\nservers = "k1"', "log.kafka.servers"),
+        (KAFKA + 'username = "me"', "sasl, username and password belong together"),
+        (KAFKA + 'sasl = "PLAIN"\nusername = "me"', "sasl needs both username and password"),
+        (KAFKA + 'ca_file = "ca.pem"', "ca_file needs tls = true"),
+        (KAFKA + 'prefix = "a/b"', "log.kafka.prefix"),
+        ("[log.kafka]", "log.kafka"),
+    ],
+)
+def test_wrong_kafka_settings(toml: str, message: str) -> None:
+    assert message in refusal(toml)
 
 
 def test_what_is_printed_loads_back() -> None:

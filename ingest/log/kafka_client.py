@@ -1,0 +1,192 @@
+"""One connection to a Kafka cluster: metadata, fetches and offsets, without consumer state.
+
+aiokafka's consumer keeps a position and a buffer a partition, and answers a seek only after its
+long poll is over. The log reads from any offset and has to know the end, so requests are made
+here, with aiokafka's client (connections, versions, metadata, TLS, SASL) and record parser.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import ConsumerRecord
+from aiokafka.structs import TopicPartition as KafkaPartition
+
+from ingest.log import LogError
+from ingest.log.kafka_options import KafkaOptions
+
+RETRY_S = 60.0
+"""How long reading outlives a broker that is down or a partition without a leader."""
+BACKOFF_S = 0.1
+FETCH_BYTES = 32 << 20
+"""Of one answer over all of its partitions."""
+
+At = tuple[str, int]
+"""A topic, by its name in Kafka, and a partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What one partition answered: its records, and the offset to ask for next."""
+
+    records: Sequence[ConsumerRecord]
+    next: int
+    out_of_range: bool = False
+
+
+@contextlib.asynccontextmanager
+async def explained(where: str) -> AsyncIterator[None]:
+    """aiokafka's errors as `LogError`s of one line that says where and why."""
+    try:
+        yield
+    except errors.KafkaError as error:
+        raise LogError(f"{where}: {cause(error)}") from error
+    except (OSError, TimeoutError) as error:
+        raise LogError(f"{where}: {str(error) or type(error).__name__}") from error
+
+
+def cause(error: errors.KafkaError) -> str:
+    """The reason in words: the broker's description where the error brings none itself."""
+    detail = "; ".join(str(item) for item in error.args if item)
+    name = type(error).__name__.removesuffix("Error")
+    return f"{name}: {detail or getattr(error, 'description', None) or error}"
+
+
+class KafkaClient:
+    """Reads from a cluster. Not started until `start`; one event loop's."""
+
+    def __init__(self, options: KafkaOptions) -> None:
+        self._client = AIOKafkaClient(**options.arguments())
+        # A broker answers one connection's requests in order: a long poll needs its own.
+        self._idle: list[int] = []
+        self._groups = itertools.count(max(ConnectionGroup) + 1)
+
+    async def start(self) -> None:
+        await self._client.bootstrap()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def metadata(self) -> ClusterMetadata:
+        """Topics, partitions and brokers as they are now; asks for all topics, so makes none."""
+        return await self._client.fetch_all_metadata()
+
+    async def follow(self, topic: str) -> None:
+        """Keep the leaders of that existing topic's partitions up to date."""
+        await self._client.add_topic(topic)
+
+    async def offsets(
+        self, wanted: Iterable[At], when: int, *, committed: bool = True
+    ) -> dict[At, int]:
+        """Offsets by time in ms: of the first record at or after it, -1 if there is none.
+
+        `when` -2: the first offset kept; -1: the end, before the first transaction that is still
+        open (`committed`), or of all that is replicated.
+        """
+        level = READ_COMMITTED if committed else READ_UNCOMMITTED
+        topics = dict.fromkeys(wanted, when)
+
+        async def ask(node: int, part: Mapping[At, int]) -> dict[At, int]:
+            request = OffsetRequest(-1, level, _by_topic((at, (when,)) for at in part))
+            response = await self._client.send(node, request)
+            found = {}
+            for topic, partitions in response.topics:
+                for partition, code, _, offset in partitions:
+                    if code:
+                        raise errors.for_code(code)(f"{topic}/{partition}")
+                    found[topic, partition] = offset
+            return found
+
+        return await self._retried(topics, ask)
+
+    async def fetch(self, wanted: Mapping[At, int], max_bytes: int) -> dict[At, Fetched]:
+        """What committed records lie at those offsets now, about `max_bytes` a partition."""
+        return await self._retried(
+            wanted,
+            lambda node, part: self._fetch(node, part, max_bytes, 0, ConnectionGroup.DEFAULT),
+        )
+
+    async def poll(
+        self, wanted: Mapping[At, int], max_bytes: int, wait_s: float
+    ) -> dict[At, Fetched]:
+        """Like `fetch`, but if there is nothing, for up to `wait_s` until there is."""
+        wait_ms = max(0, round(wait_s * 1000))
+        group = self._idle.pop() if self._idle else next(self._groups)
+        found = await self._retried(
+            wanted, lambda node, part: self._fetch(node, part, max_bytes, wait_ms, group)
+        )
+        # One that was cancelled is still busy: it isn't used again.
+        self._idle.append(group)
+        return found
+
+    async def _fetch(
+        self, node: int, part: Mapping[At, int], max_bytes: int, wait_ms: int, group: int
+    ) -> dict[At, Fetched]:
+        asked = _by_topic((at, (offset, max_bytes)) for at, offset in part.items())
+        total = max(max_bytes, FETCH_BYTES)
+        request = FetchRequest(wait_ms, 1, total, READ_COMMITTED, asked)
+        response = await self._client.send(node, request, group=group)
+        found = {}
+        for topic, partitions in response.topics:
+            for partition, code, _, *rest in partitions:
+                at, offset = (topic, partition), part[topic, partition]
+                if code == errors.OffsetOutOfRangeError.errno:
+                    found[at] = Fetched([], offset, out_of_range=True)
+                elif code:
+                    raise errors.for_code(code)(f"{topic}/{partition}")
+                else:
+                    aborted = rest[2] if response.API_VERSION >= 11 else rest[-2]
+                    found[at] = _parse(at, offset, aborted, rest[-1])
+        return found
+
+    async def _retried(self, wanted: Mapping[At, int], ask: Any) -> dict[At, Any]:
+        deadline = time.monotonic() + RETRY_S
+        while True:
+            try:
+                parts = self._by_leader(wanted)
+                answers = await asyncio.gather(*(ask(node, part) for node, part in parts.items()))
+                return {at: found for answer in answers for at, found in answer.items()}
+            except errors.KafkaError as error:
+                if not error.retriable or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(BACKOFF_S)
+            await self._client.force_metadata_update()
+
+    def _by_leader(self, wanted: Mapping[At, int]) -> dict[int, dict[At, int]]:
+        parts: dict[int, dict[At, int]] = defaultdict(dict)
+        for at, offset in wanted.items():
+            node = self._client.cluster.leader_for_partition(KafkaPartition(*at))
+            if node is None or node == -1:
+                raise errors.LeaderNotAvailableError(f"{at[0]}/{at[1]} has no leader")
+            parts[node][at] = offset
+        return parts
+
+
+def _by_topic(
+    asked: Iterable[tuple[At, tuple[int, ...]]],
+) -> list[tuple[str, list[tuple[int, ...]]]]:
+    topics = defaultdict(list)
+    for (topic, partition), what in asked:
+        topics[topic].append((partition, *what))
+    return list(topics.items())
+
+
+def _parse(at: At, offset: int, aborted: Any, data: bytes) -> Fetched:
+    # Offsets of transaction markers and aborted records are passed over, not returned.
+    records = PartitionRecords(
+        KafkaPartition(*at), MemoryRecords(data), aborted, offset, None, None, True, READ_COMMITTED
+    )
+    found = list(records)
+    return Fetched(found, records.next_fetch_offset)

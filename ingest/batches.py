@@ -51,6 +51,11 @@ class Universe:
             if twice:
                 raise ValueError(f"instruments with the same {what}: {', '.join(twice)}")
 
+    def changed(self, instruments: Sequence[Instrument]) -> "Universe":
+        """With these instruments added, or in the place of those of their name: codes stay."""
+        by_native = {i.native: i for i in (*self.instruments, *instruments)}
+        return Universe(list(by_native.values()))
+
     def partitions(self, n: int) -> list[int]:
         """The partition of each code when topics have `n` partitions."""
         return [partition_of(i.exchange, i.symbol, n) for i in self.instruments]

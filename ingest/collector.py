@@ -9,26 +9,28 @@ true: when it is taken, every frame stamped before has been handed over.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from ingest import metrics
 from ingest.appender import HIGH_WATER, LOW_WATER, Appender
 from ingest.batches import Universe
+from ingest.changes import changes
 from ingest.clock import ArrivalClock
 from ingest.continuity import Continuity
 from ingest.fallback import Fallback, Switch
 from ingest.feed import Feed
+from ingest.frame_recording import FrameRecording
 from ingest.healing import Healer
 from ingest.instruments import BINANCE, Instrument
 from ingest.limits import LIMITS, Limiter, Limits
 from ingest.line import Line
 from ingest.log import Log, NewRecord
+from ingest.reassign import reassigned
 from ingest.recorder import Recorder
-from ingest.recording import RecordingError, RecordingHeader
+from ingest.recording import RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.resume import resume
 from ingest.session import Session
@@ -39,7 +41,6 @@ SPOOL_DRAIN_S = 5.0
 """How long a start waits for spooled records to reach the log before it looks for gaps."""
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
-FLUSH_RECORDING_NS = 1_000_000_000
 SPOOL_BYTES = 1 << 30
 RENEW_BEFORE_S = 3600.0
 """How long before the venue would end a connection another takes over."""
@@ -104,7 +105,9 @@ class Collector:
         self._log = log
         self._partitions = partitions
         self._clock = clock
-        self._natives = [i.native for i in instruments]
+        self._active = {i.native: i for i in instruments}
+        self._natives_by_symbol = {i.symbol: i.native for i in instruments}
+        self._uncovered = set(self._active)
         self._universe = Universe(instruments)
         self._endpoints = self._venue.endpoints(
             instruments, settings.trades or self._venue.trade_channels[0]
@@ -119,7 +122,8 @@ class Collector:
         self._feeds: list[Feed] = []
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._subscribed_once = False
+        self._covered_once = False
+        self._feeds_changed = asyncio.Event()
 
     @property
     def subscribed(self) -> bool:
@@ -135,6 +139,21 @@ class Collector:
     def healing(self) -> int:
         """Gaps found whose healing has not ended."""
         return self._healer.waiting if self._feeds and self._healer else 0
+
+    @property
+    def carries(self) -> set[tuple[str, str]]:
+        """(channel, native id) of the subscriptions that stand."""
+        return set[tuple[str, str]]().union(*(feed.carries for feed in self._feeds))
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The contract sizes that ticks are converted with now, by native id."""
+        return {i.native: i.contract_size for i in self._universe.instruments}
+
+    @property
+    def uncovered(self) -> bool:
+        """Whether there are instruments whose data is not complete yet."""
+        return bool(self._uncovered)
 
     @property
     def ticks(self) -> int:
@@ -153,6 +172,67 @@ class Collector:
         """Close the connections, flush, end the session; returns when `run` has."""
         self._stopping.set()
         await self._stopped.wait()
+
+    def update(self, instruments: Sequence[Instrument]) -> None:
+        """Collect these from now on: what is new, gone or of another contract size is recorded.
+
+        A contract size holds for what arrives after this call.
+        """
+        if not self._feeds or self._stopping.is_set():
+            return
+        natives = {i.symbol: i.native for i in self._universe.instruments}
+        # A code has one native id: of two with one Atlas id, the second is for the next session.
+        instruments = [i for i in instruments if natives.get(i.symbol, i.native) == i.native]
+        change = changes(self._active, instruments)
+        if not change:
+            return
+        self._universe = self._universe.changed([*change.added, *change.resized])
+        self._put(self._session.update(self._universe))
+        for what, details in change.events():
+            self._put(self._session.event(what, **details))
+            _log.info("instrument", exchange=self._settings.exchange, what=what, **details)
+        self._active = {i.native: i for i in instruments}
+        self._natives_by_symbol |= {i.symbol: i.native for i in instruments}
+        gone = {i.native for i in change.gone}
+        self._uncovered = (self._uncovered - gone) | {i.native for i in change.added}
+        self._reassign(gone, change.added)
+
+    def _reassign(self, gone: set[str], added: Sequence[Instrument]) -> None:
+        """Give the feeds their new subscriptions, each on a connection that replaces its old."""
+        known = {i.native: i for i in self._universe.instruments}
+        trades = self._settings.trades or self._venue.trade_channels[0]
+        kept, more = reassigned(
+            [feed.endpoint for feed in self._feeds],
+            known,
+            gone,
+            added,
+            lambda instruments: self._venue.endpoints(instruments, trades),
+        )
+        feeds = []
+        for feed, endpoint in zip(self._feeds, kept, strict=True):
+            if endpoint is not None:
+                feeds.append(feed)
+                if endpoint is not feed.endpoint:
+                    feed.change(endpoint)
+        self._feeds = feeds + [self._feed(e, len(feeds) + i) for i, e in enumerate(more)]
+        if self._fallback is not None:
+            self._fallback.endpoints = self._aggregates()
+        self._feeds_changed.set()
+
+    async def _attend(self) -> None:
+        """Run the feeds there are; ends when one of them does, which none should."""
+        tasks: dict[Feed, asyncio.Task[None]] = {}
+        try:
+            while not any(task.done() for task in tasks.values()):
+                self._feeds_changed.clear()
+                await _cancel([tasks.pop(f) for f in list(tasks) if f not in self._feeds])
+                tasks |= {f: asyncio.create_task(f.run()) for f in self._feeds if f not in tasks}
+                changed = asyncio.create_task(self._feeds_changed.wait())
+                await asyncio.wait({changed, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            _raise_first(list(tasks.values()))
+        finally:
+            await _cancel(list(tasks.values()))
 
     async def _collect(self) -> None:
         settings = self._settings
@@ -188,8 +268,7 @@ class Collector:
         self._feeds = [self._feed(endpoint, i) for i, endpoint in enumerate(self._endpoints)]
         self._fallback = self._fallback_of(settings)
         self._put(self._session.start())
-        working = [asyncio.create_task(feed.run()) for feed in self._feeds]
-        working.append(asyncio.create_task(self._keep_time()))
+        working = [asyncio.create_task(self._attend()), asyncio.create_task(self._keep_time())]
         if self._healer is not None:
             working.append(asyncio.create_task(self._healer.run()))
         stopping = asyncio.create_task(self._stopping.wait())
@@ -238,9 +317,11 @@ class Collector:
         """Aggregates for when @trade is silent (Binance)."""
         if settings.exchange != BINANCE or settings.trades == "aggTrade":
             return None
-        other = self._venue.endpoints(self._universe.instruments, "aggTrade")
-        aggregates = [e for e in other if all(name == "aggTrade" for name, _ in e.channels)]
-        return Fallback(settings.exchange, aggregates, self._feed, self._switched)
+        return Fallback(settings.exchange, self._aggregates(), self._feed, self._switched)
+
+    def _aggregates(self) -> list[Endpoint]:
+        endpoints = self._venue.endpoints(list(self._active.values()), "aggTrade")
+        return [e for e in endpoints if all(name == "aggTrade" for name, _ in e.channels)]
 
     def _switched(self, to: Switch, reason: str) -> None:
         self._put(self._session.event("trade-feed", to=to, reason=reason))
@@ -248,11 +329,10 @@ class Collector:
     def _healer_of(self, settings: CollectorSettings) -> Healer | None:
         if settings.rest_url is None:
             return None
-        natives = {i.symbol: i.native for i in self._universe.instruments}
         return Healer(
             settings.exchange,
             settings.rest_url,
-            natives,
+            self._natives_by_symbol,
             lambda symbol, prints: self._put(self._session.healed(symbol, prints)),
             lambda gap: self._put(self._session.gap(gap)),
         )
@@ -264,7 +344,7 @@ class Collector:
         mine = f"{settings.exchange}.{settings.collector}"
         return Spool(settings.spool_dir / mine, settings.spool_bytes)
 
-    def _recording_of(self, session_id: str) -> "_Recording | None":
+    def _recording_of(self, session_id: str) -> "FrameRecording | None":
         directory = self._settings.record_dir
         if directory is None:
             return None
@@ -273,7 +353,7 @@ class Collector:
         header = RecordingHeader(
             exchange, session_id, self._clock.now(), instruments, covered=False
         )
-        return _Recording(Recorder(directory, header), exchange)
+        return FrameRecording(Recorder(directory, header), exchange)
 
     def _deliver(self, line: Line, frames: list[Frame]) -> None:
         if self._recording is not None:
@@ -283,14 +363,23 @@ class Collector:
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
         if what != "subscribed":
             self._put(self._session.event(what, path=feed.path, reason=reason))
-        elif self.subscribed and not self._subscribed_once:
-            self._subscribed_once = True
-            refused = set[str]().union(*(f.refused for f in self._feeds))
-            local_from = self._clock.now()
-            self._session.subscribed([n for n in self._natives if n not in refused], local_from)
-            if self._recording is not None:
-                self._recording.covered(local_from)
-            _log.info("subscribed", exchange=self._settings.exchange, symbols=len(self._natives))
+        if what in ("subscribed", "replaced") and self._uncovered and self.subscribed:
+            self._cover()
+
+    def _cover(self) -> None:
+        """From now on the data is complete of what all feeds that should carry it do carry."""
+        wanted = {channel for feed in self._feeds for channel in feed.endpoint.channels}
+        missing = {native for _, native in wanted - self.carries}
+        covered = [n for n in self._active if n in self._uncovered and n not in missing]
+        if not covered:
+            return
+        self._uncovered.difference_update(covered)
+        local_from = self._clock.now()
+        self._session.subscribed(covered, local_from)
+        if self._recording is not None and not self._covered_once:
+            self._recording.covered(local_from)
+        self._covered_once = True
+        _log.info("subscribed", exchange=self._settings.exchange, symbols=len(covered))
 
     async def _keep_time(self) -> None:
         """Flush every `batch_ms`, and promise every `punctuation_ms`."""
@@ -351,48 +440,6 @@ class Collector:
                 exchange=self._settings.exchange,
                 records_lost=appender.waiting - spooled,
             )
-
-
-class _Recording:
-    """The recorder beside the pipeline: what fails here is told and never stops the ticks."""
-
-    def __init__(self, recorder: Recorder, exchange: str) -> None:
-        self._recorder = recorder
-        self._exchange = exchange
-        self._frames: list[Frame] = []
-        self._flush_at = 0
-        self._failing = False
-
-    def add(self, frames: list[Frame]) -> None:
-        self._frames += frames
-
-    def covered(self, local_from: int) -> None:
-        self.write()
-        self._try(lambda: self._recorder.covered(local_from))
-
-    def write(self) -> None:
-        """Write what was added; make it safe from kill -9 once a second."""
-        frames, self._frames = self._frames, []
-        if not frames:
-            return
-        self._failing = not self._try(lambda: self._recorder.write(frames))
-        if frames[-1][0] >= self._flush_at:
-            self._flush_at = frames[-1][0] + FLUSH_RECORDING_NS
-            self._try(self._recorder.flush)
-
-    def close(self) -> None:
-        self.write()
-        self._try(self._recorder.close)
-
-    def _try(self, act: Callable[[], None]) -> bool:
-        try:
-            act()
-        except RecordingError as error:
-            metrics.RECORDING_FAILURES.labels(self._exchange).inc()
-            if not self._failing:
-                _log.error("recording failed", exchange=self._exchange, error=str(error))
-            return False
-        return True
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

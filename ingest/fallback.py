@@ -89,7 +89,7 @@ class Fallback:
     ) -> None:
         self.feeds: list[Feed] = []
         self._exchange = exchange
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self._make = make
         self._switched = switched
         self._tasks: list[asyncio.Task[None]] = []
@@ -106,7 +106,7 @@ class Fallback:
         _log.warning("trade feed switched", exchange=self._exchange, to=to, reason=reason)
         self._switched(to, reason)
         if to == "aggTrade":
-            self.feeds = [self._make(endpoint) for endpoint in self._endpoints]
+            self.feeds = [self._make(endpoint) for endpoint in self.endpoints]
             self._tasks = [asyncio.create_task(feed.run()) for feed in self.feeds]
         else:
             self.close()

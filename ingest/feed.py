@@ -6,7 +6,7 @@ delivered is removed downstream by id.
 import asyncio
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -105,6 +105,25 @@ class Feed:
         self._paused = False
         for running in self._lines():
             running.line.resume()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What the feed carries, or will once its connection is replaced."""
+        return self._address.endpoint
+
+    @property
+    def carries(self) -> set[tuple[str, str]]:
+        """The (channel, native) that the venue has confirmed on the connection there is."""
+        if self._current is None:
+            return set()
+        line = self._current.line
+        return set(line.channels).difference(line.refused)
+
+    def change(self, endpoint: Endpoint) -> None:
+        """Carry other subscriptions: on another connection, as when one is renewed."""
+        self._address = replace(self._address, endpoint=endpoint)
+        for running in self._lines():
+            running.line.renew = running.line.renew or "instruments"
 
     async def run(self) -> None:
         """Connect, subscribe, renew and reconnect, until cancelled."""

@@ -22,6 +22,7 @@ from ingest.universe import InstrumentList, UniverseError, fetch_list, rest_base
 
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
+_FAILED = "can't get the instruments, trying again"
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +32,7 @@ class KeeperSettings:
     """What one venue's collector collects: see `ingest.selection` for `patterns` and `dexes`.
 
     `cache` is the file that holds a copy of the venue's list; `rest_url` None: the venue's own.
+    The list is read again every `refresh_s`.
     """
 
     exchange: str
@@ -38,6 +40,7 @@ class KeeperSettings:
     cache: Path
     rest_url: str | None = None
     dexes: Sequence[str] = ()
+    refresh_s: float = 60.0
 
 
 class Keeper:
@@ -76,9 +79,12 @@ class Keeper:
             if tasks[0].done():
                 self._collector = self._collector_of(tasks[0].result())  # type: ignore[arg-type]
                 tasks.append(asyncio.create_task(self._collector.run()))
+                tasks.append(asyncio.create_task(self._refresh(self._collector)))
                 await asyncio.wait({stopping, *tasks[1:]}, return_when=asyncio.FIRST_COMPLETED)
                 await self._collector.stop()
                 await tasks[1]
+                if tasks[2].done():
+                    await tasks[2]
         finally:
             for task in (stopping, *tasks):
                 task.cancel()
@@ -94,34 +100,54 @@ class Keeper:
         """The instruments to start with, from REST or the copy, as soon as there are any."""
         delay = FIRST_DELAY_S
         while True:
-            found, wait_s = await self._listed()
-            instruments = self._selected(found) if found else ()
+            found, wait_s = await self._fetched()
+            instruments = self._selected(found or await self._kept())
             if instruments:
                 return instruments
             await asyncio.sleep(max(delay * random.uniform(0.75, 1.0), wait_s))
             delay = min(2 * delay, MAX_DELAY_S)
 
-    async def _listed(self) -> tuple[InstrumentList | None, float]:
-        """The venue's list, else the copy, else None; and how long the venue wants to be left."""
+    async def _refresh(self, collector: Collector) -> None:
+        """Tell the collector what the venue lists, again and again."""
+        wait_s = 0.0
+        while True:
+            # With jitter, so that collectors that started together don't ask together.
+            await asyncio.sleep(max(self._settings.refresh_s * random.uniform(0.9, 1.1), wait_s))
+            found, wait_s = await self._fetched()
+            instruments = self._selected(found)
+            if instruments:
+                collector.update(instruments)
+            elif found is not None:
+                # In maintenance nothing trades: the streams are worth more than the list.
+                self._tell("nothing that is wanted trades, the subscriptions stay", found.url)
+
+    async def _fetched(self) -> tuple[InstrumentList | None, float]:
+        """The venue's list, None if it can't be had; and how long the venue wants to be left."""
         exchange = self._settings.exchange
         try:
             found = await fetch_list(exchange, self._settings.rest_url, self._dexes, attempts=1)
         except UniverseError as error:
             metrics.LIST_FAILURES.labels(exchange).inc()
-            kept = await asyncio.to_thread(
-                load, self._settings.cache, exchange, self._url, self._dexes
-            )
-            if kept is None:
-                self._tell("can't get the instruments, trying again", str(error))
-                return None, error.retry_s
-            since = datetime.fromtimestamp(kept.fetched_ns // 10**9, UTC).isoformat()
-            self._tell(f"starting with the instruments kept at {since}", str(error))
-            return kept, error.retry_s
+            self._tell(_FAILED, str(error))
+            return None, error.retry_s
+        self._tell(_FAILED, "")
         metrics.LIST_FETCHED.labels(exchange).set(found.fetched_ns / 1e9)
         await asyncio.to_thread(save, self._settings.cache, found)
         return found, 0.0
 
-    def _selected(self, found: InstrumentList) -> Sequence[Instrument]:
+    async def _kept(self) -> InstrumentList | None:
+        settings = self._settings
+        kept = await asyncio.to_thread(
+            load, settings.cache, settings.exchange, self._url, self._dexes
+        )
+        if kept is not None:
+            since = datetime.fromtimestamp(kept.fetched_ns // 10**9, UTC).isoformat()
+            self._tell("starting with instruments kept on disk", f"{settings.cache} of {since}")
+        return kept
+
+    def _selected(self, found: InstrumentList | None) -> Sequence[Instrument]:
+        if found is None:
+            return ()
         selection = select(found.listed, self._settings.patterns)
         self._tell("symbols that select nothing", ", ".join(selection.unmatched))
         self._tell("instruments left out", ", ".join(selection.doubled))

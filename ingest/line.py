@@ -114,6 +114,11 @@ class Line:
         return bool(self._confirmed)
 
     @property
+    def channels(self) -> tuple[tuple[str, str], ...]:
+        """(channel, native) of every subscription it was opened for."""
+        return self._address.endpoint.channels
+
+    @property
     def refused(self) -> list[tuple[str, str]]:
         """(channel, native) of the subscriptions that are not confirmed."""
         return [c for c in self._address.endpoint.channels if c not in self._confirmed]

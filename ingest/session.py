@@ -84,7 +84,7 @@ class Session:
         self._report = ParseReport(aggregates=self._aggregates)
         self._told: set[str] = set()
         self._seq: Counter[tuple[str, int]] = Counter()
-        self._covered: tuple[int, frozenset[str]] | None = None
+        self._covered: list[tuple[int, frozenset[str]]] = []
         self._steps = (clock.steps_back, clock.steps_forward)
 
     def start(self) -> list[NewRecord]:
@@ -110,7 +110,17 @@ class Session:
     def subscribed(self, natives: Sequence[str], local_from: int) -> None:
         """Every subscription has been answered; those of `natives` stand from `local_from` on."""
         symbols = {i.native: i.symbol for i in self._universe.instruments}
-        self._covered = local_from, frozenset(symbols[native] for native in natives)
+        self._covered.append((local_from, frozenset(symbols[native] for native in natives)))
+
+    def update(self, universe: Universe) -> list[NewRecord]:
+        """Everything received so far, by the instruments so far; what follows by `universe`.
+
+        An instrument keeps its code: new ones come behind those there are.
+        """
+        due = self.flush()
+        self._universe = universe
+        self._routes = universe.routes(self._trades, self._quotes)
+        return due
 
     def flush(self) -> list[NewRecord]:
         """Everything received so far, as tick records."""
@@ -170,8 +180,8 @@ class Session:
     def _parse(self) -> None:
         pending, self._pending = self._pending, []
         self._pending_frames = 0
-        report = self._report
         for answer, link, frames in pending:
+            report = self._report  # a flush that an answer leads to starts another
             trades, quotes = report.trades, report.quotes
             state = self._state if link is None else link.state
             self.ticks = self._venue.parse(frames, self._routes, self.ticks, report, state)
@@ -221,18 +231,17 @@ class Session:
 
     def _coverage(self, batches: Sequence[Trades | Quotes]) -> list[NewRecord]:
         """Coverage of every partition, once: with the first live tick after subscribing."""
-        if self._covered is None:
-            return []
-        local_from, symbols = self._covered
-        first = _first_live(batches, local_from)
-        if first is None:
-            return []
-        self._covered = None
-        exchange_from = max(local_from, first)
         due = []
-        for p, mine in enumerate(self._symbols_by_partition(symbols)):
-            value = Coverage(mine, local_from, exchange_from).encode()
-            due += [self._record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine]
+        for covered in list(self._covered):
+            local_from, symbols = covered
+            first = _first_live(batches, local_from)
+            if first is None:
+                continue
+            self._covered.remove(covered)
+            exchange_from = max(local_from, first)
+            for p, mine in enumerate(self._symbols_by_partition(symbols)):
+                value = Coverage(mine, local_from, exchange_from).encode()
+                due += [self._record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine]
         return due
 
     def _symbols_by_partition(self, symbols: frozenset[str]) -> list[list[str]]:

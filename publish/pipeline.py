@@ -78,6 +78,7 @@ def _keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
         cache_path(settings.log.path, name),
         rest_url=venue.rest_url,
         dexes=venue.chosen_dexes,
+        refresh_s=settings.ingest.refresh / 1e9,
     )
     return Keeper(wanted, lambda found: _collector(settings, log, name, venue, found))
 

@@ -39,6 +39,7 @@ class Listing:
     contract_size: float = 1.0
     inverse: bool = False
     units: float = 1.0
+    trading: bool = True
 
 
 LISTINGS = (
@@ -130,7 +131,7 @@ def exchange_info(listings: Iterable[Listing]) -> dict[str, Any]:
                 "contractType": "PERPETUAL",
                 "deliveryDate": 4133404800000,
                 "onboardDate": 1569398400000,
-                "status": "TRADING",
+                "status": "TRADING" if item.trading else "SETTLING",
                 "baseAsset": base,
                 "quoteAsset": quote,
                 "marginAsset": quote,
@@ -182,7 +183,7 @@ def _okx_instrument(item: Listing) -> dict[str, Any]:
         "minSz": _number(item.lot),
         "listTime": "1573557408000",
         "expTime": "",
-        "state": "live",
+        "state": "live" if item.trading else "suspend",
         "ruleType": "normal",
         "instCategory": "1",
     }
@@ -192,6 +193,7 @@ def hyperliquid_meta(listings: Iterable[Listing], dex: str = "") -> dict[str, An
     """The body of Hyperliquid's POST /info {"type":"meta","dex":…}: HIP-3 dexes apart."""
     universe = [
         {"name": item.native, "szDecimals": item.size_decimals, "maxLeverage": 20}
+        | ({} if item.trading else {"isDelisted": True})
         for item in listings
         if dex_of(item) == dex
     ]

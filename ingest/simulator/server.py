@@ -18,10 +18,12 @@ from ingest.simulator.data_faults import DataFaults
 from ingest.simulator.faults import ConnectionFaults
 from ingest.simulator.feeds import Feed
 from ingest.simulator.ledger import Ledger
+from ingest.simulator.listing_changes import Change, ListingChanges
 from ingest.simulator.listings import (
     BINANCE,
     HYPERLIQUID,
     OKX,
+    Listing,
     exchange_info,
     hyperliquid_info,
     okx_instruments,
@@ -56,7 +58,7 @@ class Simulator:
     and connections stay open and quiet.
 
     Every trade is in the `ledgers`, from which REST history is answered; `faults` strike what the
-    streams push of them.
+    streams push of them. `changes` list and delist instruments and change contract sizes.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Simulator:
         port: int = 0,
         wall: Callable[[], int] = time.time_ns,
         faults: DataFaults | None = None,
+        changes: Sequence[Change] = (),
     ) -> None:
         if not feeds:
             raise ValueError("nothing to simulate: no feed was given")
@@ -89,7 +92,7 @@ class Simulator:
         self._started = False
         resend = round(resend_s * 1e9)
         self._faults = faults
-        self._venues = {name: _Venue(feed, resend, faults) for name, feed in feeds.items()}
+        self._venues = {name: _Venue(feed, resend, faults, changes) for name, feed in feeds.items()}
         self._natives = {
             name: [item.native for item in feed.listings] for name, feed in feeds.items()
         }
@@ -181,7 +184,7 @@ class Simulator:
         history = self._history(parts.path, query)
         if history is not None:
             return history
-        feeds = {name: venue.feed.listings for name, venue in self._venues.items()}
+        feeds = {name: venue.listings(self._sent) for name, venue in self._venues.items()}
         reply: object | None = None
         if parts.path == "/fapi/v1/exchangeInfo" and BINANCE in feeds:
             reply = exchange_info(feeds[BINANCE])
@@ -331,8 +334,11 @@ class Simulator:
 class _Venue:
     """One feed being sent: where it is, who listens, and what a newcomer gets first."""
 
-    def __init__(self, feed: Feed, resend: int, faults: DataFaults | None) -> None:
+    def __init__(
+        self, feed: Feed, resend: int, faults: DataFaults | None, changes: Sequence[Change]
+    ) -> None:
         self.feed = feed
+        self._changes = ListingChanges(feed.exchange, changes)
         self.ledger = Ledger(feed.exchange)
         self._faults = faults
         self.listeners: dict[str, list[Connection]] = {}
@@ -345,6 +351,10 @@ class _Venue:
         for event in feed.history:
             self._remember_fills(event)
             self.ledger.add(event)
+
+    def listings(self, sent: int) -> list[Listing]:
+        """What the venue lists when market time has come to `sent`."""
+        return self._changes.listed(self.feed.listings, sent - self.feed.origin)
 
     def next_time(self) -> int | None:
         """When the next event is due, None after the last one."""
@@ -366,6 +376,8 @@ class _Venue:
         while (time_ns := self.next_time()) is not None and time_ns <= due:
             event = self._chunk[self._at]
             self._at += 1
+            if self._changes.silent(event[1], event[0] - self.feed.origin):
+                continue
             self.events += 1
             self.ledger.add(event)
             if self._faults is not None:

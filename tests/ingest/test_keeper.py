@@ -59,6 +59,7 @@ async def keeping(
     patterns: Sequence[str],
     rest_port: int,
     ws_port: int | None = None,
+    refresh_s: float = 60.0,
 ) -> AsyncIterator[tuple[Keeper, list[Collector]]]:
     """A keeper that runs, and the collectors it made; it has stopped when the block is left."""
     made: list[Collector] = []
@@ -69,7 +70,11 @@ async def keeping(
         return made[-1]
 
     settings = KeeperSettings(
-        exchange, patterns, tmp_path / "list.json", rest_url=f"http://127.0.0.1:{rest_port}"
+        exchange,
+        patterns,
+        tmp_path / "list.json",
+        rest_url=f"http://127.0.0.1:{rest_port}",
+        refresh_s=refresh_s,
     )
     keeper = Keeper(settings, collector_of)
     running = asyncio.create_task(keeper.run())
@@ -117,7 +122,7 @@ async def test_a_kept_copy_starts_a_collector_while_rest_is_down(
         ):
             await until(lambda: keeper.subscribed)
             await until(lambda: made[0].ticks > 20)
-    assert len(warnings(told, "starting with the instruments kept at 20")) == 1
+    assert len(warnings(told, "starting with instruments kept on disk")) == 1
 
 
 async def test_a_venue_that_hangs_is_told_and_can_be_stopped_at_once(

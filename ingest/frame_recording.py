@@ -1,0 +1,56 @@
+"""The recorder beside the pipeline: frames as they arrived, written between batches of ticks."""
+
+from collections.abc import Callable
+
+import structlog
+
+from ingest import metrics
+from ingest.recorder import Recorder
+from ingest.recording import RecordingError
+from ingest.venues import Frame
+
+FLUSH_RECORDING_NS = 1_000_000_000
+
+_log = structlog.get_logger(__name__)
+
+
+class FrameRecording:
+    """What fails here is told and never stops the ticks."""
+
+    def __init__(self, recorder: Recorder, exchange: str) -> None:
+        self._recorder = recorder
+        self._exchange = exchange
+        self._frames: list[Frame] = []
+        self._flush_at = 0
+        self._failing = False
+
+    def add(self, frames: list[Frame]) -> None:
+        self._frames += frames
+
+    def covered(self, local_from: int) -> None:
+        self.write()
+        self._try(lambda: self._recorder.covered(local_from))
+
+    def write(self) -> None:
+        """Write what was added; make it safe from kill -9 once a second."""
+        frames, self._frames = self._frames, []
+        if not frames:
+            return
+        self._failing = not self._try(lambda: self._recorder.write(frames))
+        if frames[-1][0] >= self._flush_at:
+            self._flush_at = frames[-1][0] + FLUSH_RECORDING_NS
+            self._try(self._recorder.flush)
+
+    def close(self) -> None:
+        self.write()
+        self._try(self._recorder.close)
+
+    def _try(self, act: Callable[[], None]) -> bool:
+        try:
+            act()
+        except RecordingError as error:
+            metrics.RECORDING_FAILURES.labels(self._exchange).inc()
+            if not self._failing:
+                _log.error("recording failed", exchange=self._exchange, error=str(error))
+            return False
+        return True

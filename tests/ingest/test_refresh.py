@@ -1,0 +1,136 @@
+"""Listings, delistings and contract sizes that change while a collector runs, end to end."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+
+from ingest.batches import Universe
+from ingest.changes import changes
+from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
+from ingest.log import Record
+from ingest.log.sqlite import SqliteLog
+from ingest.records import Coverage
+from ingest.simulator import Market, Simulator, market_feed
+from ingest.simulator.listing_changes import Change, ListingChanges
+from ingest.simulator.listings import LISTINGS
+from tests.ingest import test_keeper
+from tests.ingest.collecting import collected, ticks_of, until
+from tests.ingest.test_keeper import PARTITIONS, keeping
+
+NAMES = {
+    BINANCE: ("BTCUSDT", "ETHUSDT", "1000PEPEUSDT"),
+    OKX: ("BTC-USDT-SWAP", "ETH-USDT-SWAP", "BTC-USD-SWAP"),
+    HYPERLIQUID: ("BTC", "ETH", "kPEPE"),
+}
+log = test_keeper.log
+
+
+def events(records: Sequence[Record]) -> list[dict[str, str]]:
+    found = [orjson.loads(r.value) for r in records if r.headers["type"] == "event"]
+    return [e for e in found if "native" in e]
+
+
+@pytest.mark.parametrize("exchange", list(NAMES))
+async def test_listings_subscribe_and_delistings_unsubscribe(
+    exchange: str, log: SqliteLog, tmp_path: Path
+) -> None:
+    stays, comes, goes = NAMES[exchange]
+    script = [
+        Change(1.0, exchange, comes, trading=True),
+        Change(1.0, exchange, goes, trading=False),
+    ]
+    market = Market(3, exchange, NAMES[exchange], start_ns=time.time_ns(), intensity=4.0)
+    async with (
+        Simulator({exchange: market_feed(market)}, changes=script) as simulator,
+        keeping(log, tmp_path, exchange, ["all"], simulator.port, refresh_s=0.2) as (_, made),
+    ):
+        await until(lambda: bool(made) and made[0].subscribed)
+        collector = made[0]
+        assert {n for _, n in collector.carries} == {stays, goes}
+        await until(lambda: {n for _, n in collector.carries} == {stays, comes})
+        # The venue, too, has the streams of two instruments, on the connections that remain.
+        await until(lambda: simulator.subscribed == 4)
+        await until(lambda: not collector.uncovered)
+        ticks = collector.ticks
+        await until(lambda: collector.ticks > ticks + 100)
+    records = await collected(log, PARTITIONS)
+    told = [e for part in records.values() for e in events(part)]
+    assert {(e["event"], e["native"]) for e in told} == {("listed", comes), ("delisted", goes)}
+    every = [r for part in records.values() for r in part]
+    covered = [s for r in every if r.headers["type"] == "coverage"
+               for s in Coverage.decode(r.value).symbols]  # fmt: skip
+    assert len(set(covered)) == 3
+    symbols = [t.symbols[c] for r in every if (t := ticks_of(r)) is not None for c in set(t.code)]
+    assert len(set(symbols)) == 3
+
+
+async def test_a_contract_size_takes_effect_from_the_event_on(
+    log: SqliteLog, tmp_path: Path
+) -> None:
+    script = [Change(1.0, OKX, "BTC-USDT-SWAP", contract_size=1.28)]
+    market = Market(3, OKX, ["BTC-USDT-SWAP"], start_ns=time.time_ns(), intensity=4.0)
+    async with (
+        Simulator({OKX: market_feed(market)}, changes=script) as simulator,
+        keeping(log, tmp_path, OKX, ["all"], simulator.port, refresh_s=0.2) as (_, made),
+    ):
+        await until(lambda: bool(made) and made[0].subscribed)
+        await until(lambda: made[0].sizes["BTC-USDT-SWAP"] == 1.28)
+        ticks = made[0].ticks
+        await until(lambda: made[0].ticks > ticks + 100)
+    changed = 0
+    for part in (await collected(log, PARTITIONS)).values():
+        size = 0.01
+        for record in part:
+            for event in events([record]):
+                assert event["event"] == "contract-size"
+                assert (float(event["before"]), float(event["after"])) == (0.01, 1.28)
+                size, changed = 1.28, changed + 1
+            ticks_here = ticks_of(record)
+            if record.headers["type"] == "trades" and ticks_here is not None:
+                lots = ticks_here.qty / size / 0.01  # type: ignore[union-attr]
+                assert (abs(lots - lots.round()) < 1e-6).all()
+                assert (lots > 0.5).all()
+    assert changed == PARTITIONS
+
+
+def test_a_universe_keeps_its_codes() -> None:
+    a, b = (Instrument(OKX, n, f"perpetual-{n}", 0.1) for n in ("A", "B"))
+    bigger = Instrument(OKX, "A", "perpetual-A", 10.0)
+    universe = Universe([a]).changed([b, bigger])
+    assert universe.symbols == ["perpetual-A", "perpetual-B"]
+    assert universe.contract_size.tolist() == [10.0, 0.1]
+    change = changes({"A": a, "X": b}, [bigger, b])
+    assert (change.added, change.gone, change.resized) == ((b,), (b,), (bigger,))
+    assert not changes({"A": a}, [a])
+
+
+def test_scripted_listings() -> None:
+    btc = [listing for listing in LISTINGS if listing.exchange == OKX][:2]
+    name, other = (listing.native for listing in btc)
+    script = ListingChanges(
+        OKX,
+        [
+            Change(1.0, OKX, name, trading=True),
+            Change(2.0, OKX, name, contract_size=5.0),
+            Change(3.0, OKX, name, trading=False),
+            Change(0.0, BINANCE, other, trading=False),
+        ],
+    )
+
+    def at(seconds: float) -> list[tuple[str, bool, float]]:
+        listed = script.listed(btc, round(seconds * 1e9))
+        return [(i.native, i.trading, i.contract_size) for i in listed]
+
+    rest = (other, True, btc[1].contract_size)
+    assert at(0.5) == [rest]
+    assert at(1.0) == [(name, True, btc[0].contract_size), rest]
+    assert at(2.5) == [(name, True, 5.0), rest]
+    assert at(3.5) == [(name, False, 5.0), rest]
+    key = f"trades:{name}"
+    assert [script.silent(key, round(s * 1e9)) for s in (0.5, 1.5, 2.5, 3.5)] == [
+        *(True, False, False, True)
+    ]
+    assert not script.silent(f"trades:{other}", 0)

@@ -77,7 +77,8 @@ class Spool:
 
     def __len__(self) -> int:
         """Records that are not forgotten."""
-        return sum(segment.records for segment in self._segments) - self._read_records
+        # Another thread may just be dropping a segment that was read: never less than none.
+        return max(0, sum(segment.records for segment in self._segments) - self._read_records)
 
     @property
     def size(self) -> int:

@@ -96,7 +96,9 @@ async def test_every_trade_is_counted_once_over_both_switches(
     await log.close()
 
     switches = [orjson.loads(r.value) for r in records if r.headers["type"] == EVENT]
-    assert [s["to"] for s in switches if s["event"] == "trade-feed"] == ["aggTrade", "trade"]
+    # A lull of the market may call the aggregates in once more: nothing is counted twice then too.
+    to = [s["to"] for s in switches if s["event"] == "trade-feed"]
+    assert to[:2] == ["aggTrade", "trade"]
     batches = [decode(Trades, r.value) for r in records if r.headers["type"] == TRADES]
     gaps = [GapRecord.decode(r.value) for r in records if r.headers["type"] == GAP]
     for native, symbol in zip(natives, (i.symbol for i in instruments), strict=True):

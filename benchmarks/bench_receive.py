@@ -29,12 +29,19 @@ from ingest.ticks import Quotes, Trades, decode
 FRAMES = 600_000
 BLOCK = 20_000
 PARTITIONS = 4
+ROUNDS = 5
 TARGET = 120_000.0
 BASES = ("BTC", "ETH", "SOL", "XRP", "BNB", "DOGE", "ADA", "TRX", "LINK", "AVAX")
 NATIVES = [base + quote for quote in ("USDT", "USDC") for base in BASES]
 
 
 def run() -> list[Result]:
+    """The median of `ROUNDS` rounds: machines are noisy."""
+    rounds = sorted((_round() for _ in range(ROUNDS)), key=lambda result: result.value)
+    return [rounds[ROUNDS // 2]]
+
+
+def _round() -> Result:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "log.db"
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -53,7 +60,7 @@ def run() -> list[Result]:
     }
     rate = FRAMES / cpu.seconds
     name = "websocket frames received, parsed, on the log"
-    return [Result(name, rate, "frames/CPU-s", TARGET, detail)]
+    return Result(name, rate, "frames/CPU-s", TARGET, detail)
 
 
 async def _collect(path: Path) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from aggregate.groups import Partial
 from ingest.log import NewRecord
 from ingest.records import BARS, BARS_TOPIC, CLOSED, SCHEMA_VERSION
-from ingest.ticks import I32, I64
+from ingest.ticks import I32, I64, ipc_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def record(emitted: BarBatch | Closed, partition: int, exchange: str, shard: str
         value = orjson.dumps({"day": emitted.day, "symbols": list(emitted.symbols)})
     else:
         headers |= {"type": BARS, "dataset": emitted.dataset, "interval": emitted.interval}
-        value = _ipc(emitted.table())
+        value = ipc_stream(emitted.table())
     return NewRecord(BARS_TOPIC, partition, value, headers)
 
 
@@ -78,10 +78,3 @@ def read_closed(headers: Mapping[str, str], value: bytes) -> Closed:
 def read_table(value: bytes) -> pa.Table:
     """The table of a `bars` record, as `BarBatch.table` makes it."""
     return pa.ipc.open_stream(value).read_all()
-
-
-def _ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ import orjson
 import pyarrow as pa
 
 from aggregate.groups import Partial, Rows
+from ingest.ticks import ipc_stream
 
 VERSION = 2
 
@@ -20,10 +21,7 @@ def encode_rows(rows: Rows) -> bytes:
     for name, part in rows.parts.items():
         columns |= {f"{name}.{column}": values for column, values in part.items()}
     batch = pa.record_batch({name: pa.array(values) for name, values in columns.items()})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+    return ipc_stream(batch)
 
 
 def decode_rows(value: bytes) -> Rows:

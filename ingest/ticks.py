@@ -33,7 +33,6 @@ I8 = npt.NDArray[np.int8]
 F64 = npt.NDArray[np.float64]
 
 LIVE, BACKLOG, HEALED = 0, 1, 2
-ORIGINS = ("live", "backlog", "healed")
 BUY, SELL = 1, -1
 FUTURE_NS = 60_000_000_000
 """An exchange stamp this far ahead of the arrival stamp puts a tick in no exchange bar."""
@@ -169,9 +168,14 @@ def encode(ticks: Trades | Quotes) -> bytes:
         array = pa.array(values)
         arrays.append(array.view(_NS) if field.type == _NS else array)
     batch = pa.RecordBatch.from_arrays(arrays, schema=ticks.schema)
+    return ipc_stream(batch)
+
+
+def ipc_stream(rows: pa.RecordBatch | pa.Table) -> bytes:
+    """An Arrow IPC stream of a record batch or a table."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, ticks.schema) as writer:
-        writer.write_batch(batch)
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write(rows)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 

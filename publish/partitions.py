@@ -349,10 +349,6 @@ def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _day_number(day: date) -> int:
-    return (day - date(1970, 1, 1)).days
-
-
 def _split_days(table: pa.Table) -> Iterator[tuple[date, pa.Table]]:
     """The rows of each day, of a table in time order."""
     numbers = _times(table) // DAY_US

@@ -123,11 +123,6 @@ def replay(options: ReplayOptions, progress: Progress = quiet) -> ReplaySummary:
     return summary
 
 
-def aggregate_recordings(options: ReplayOptions) -> list[BarBatch]:
-    """The bars alone, without publishing them."""
-    return _aggregate(options, ReplaySummary(options.out), quiet)
-
-
 def _aggregate(
     options: ReplayOptions, summary: ReplaySummary, progress: Progress
 ) -> list[BarBatch]:
@@ -204,7 +199,7 @@ def _months(bars: Iterable[BarBatch], exchange: str) -> Iterator[Month]:
     for batch in bars:
         tables.setdefault((batch.dataset, batch.interval, batch.clock), []).append(batch)
     for (dataset, interval, clock), batches in tables.items():
-        table = pa.concat_tables([batch.table().unify_dictionaries() for batch in batches])
+        table = pa.concat_tables([batch.table() for batch in batches])
         table = table.unify_dictionaries().combine_chunks()
         code = table.column("symbol").chunk(0)
         time = table.column("time").to_numpy()

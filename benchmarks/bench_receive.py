@@ -9,7 +9,8 @@ import asyncio
 import sys
 import tempfile
 import time
-from itertools import cycle, islice
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import uvloop
@@ -30,7 +31,7 @@ FRAMES = 600_000
 BLOCK = 20_000
 PARTITIONS = 4
 ROUNDS = 5
-TARGET = 120_000.0
+TARGET = 150_000.0
 BASES = ("BTC", "ETH", "SOL", "XRP", "BNB", "DOGE", "ADA", "TRX", "LINK", "AVAX")
 NATIVES = [base + quote for quote in ("USDT", "USDC") for base in BASES]
 
@@ -113,17 +114,19 @@ def _size(record: Record) -> int:
     return 0
 
 
-def _payloads(n: int) -> list[bytes]:
-    """Frames as Binance sends them; ids and prices differ, as does the length."""
+def _payloads(n: int) -> Iterator[bytes]:
+    """Frames as Binance sends them; prices and lengths differ, a symbol's trade ids rise by 1."""
     now = time.time_ns() // 1_000_000
-    payloads = []
-    for i, native in enumerate(islice(cycle(NATIVES), n)):
+    for i in range(n):
+        quarter, kind = divmod(i, 4)
+        round_, which = divmod(quarter, len(NATIVES))
+        native = NATIVES[which]
         price = 60_000 + (i * 7919) % 10_007 / 10
-        if i % 4 == 0:
+        if kind == 0:
             stream, data = (
                 "trade",
                 (
-                    f'{{"e":"trade","E":{now},"T":{now},"s":"{native}","t":{8097313955 + i},'
+                    f'{{"e":"trade","E":{now},"T":{now},"s":"{native}","t":{8097313955 + round_},'
                     f'"p":"{price:.2f}","q":"{i % 997 / 1000:.3f}","X":"MARKET",'
                     f'"m":{"true" if i % 3 else "false"},"st":1}}'
                 ),
@@ -137,20 +140,19 @@ def _payloads(n: int) -> list[bytes]:
                     f'"A":"{i % 83 / 10:.3f}","T":{now},"E":{now},"st":1}}'
                 ),
             )
-        payloads.append(f'{{"stream":"{native.lower()}@{stream}","data":{data}}}'.encode())
-    return payloads
+        yield f'{{"stream":"{native.lower()}@{stream}","data":{data}}}'.encode()
 
 
 async def _send() -> None:
     """The other process: answers the SUBSCRIBE and sends, and stays connected."""
-    wire = [Frame(Opcode.TEXT, p).serialize(mask=False) for p in _payloads(BLOCK)]
-    block = b"".join(wire)
+    wire = (Frame(Opcode.TEXT, p).serialize(mask=False) for p in _payloads(FRAMES))
+    blocks = [b"".join(islice(wire, BLOCK)) for _ in range(FRAMES // BLOCK)]
 
     async def handle(connection: ServerConnection) -> None:
         await connection.recv()
         await connection.send('{"result":null,"id":1}')
         try:
-            for _ in range(FRAMES // BLOCK):
+            for block in blocks:
                 connection.transport.write(block)
                 await connection.drain()
             await connection.wait_closed()

@@ -22,6 +22,9 @@ from ingest.venues.common import (
     LAST_MS,
     MAX_COUNT,
     MAX_ID,
+    NOT_JSON,
+    QUOTE_ROW,
+    TRADE_ROW,
     Endpoint,
     Frame,
     Notice,
@@ -30,9 +33,11 @@ from ingest.venues.common import (
     Route,
     Row,
     Venue,
+    decoded,
     reason_of,
     trade_channel,
     unroutable,
+    words,
 )
 
 TRADE_CHANNELS = ("trade", "aggTrade")
@@ -57,13 +62,12 @@ def parse(
     aggregates = report.aggregates
     start = row
     quotes = 0
-    for frame in frames:
+    for frame, message in decoded(frames):
         channel = None
         try:
-            data = orjson.loads(frame[1])
-            data = data.get("data", data)
+            data = message.get("data", message)
             channel = data.get("e")
-            if channel not in _CHANNELS:
+            if channel != "bookTicker" and channel not in _CHANNELS:
                 _other(data, report, frame)
                 continue
             route = routes.get(data["s"])
@@ -78,16 +82,19 @@ def parse(
                 if aggregates is not None and channel == "aggTrade":
                     aggregates.append((row, _aggregate_of(data)))
             row += 1
-        except orjson.JSONDecodeError:
-            report.add_malformed("not JSON", *frame)
         except BAD_FRAME as error:
-            known = isinstance(channel, str) and channel in _CHANNELS
-            reason = reason_of(str(channel), error) if known else "not a Binance frame"
-            report.add_malformed(reason, *frame)
+            report.add_malformed(_reason(message, channel, error), *frame)
     report.frames += len(frames)
     report.quotes += quotes
     report.trades += row - start - quotes
     return row
+
+
+def _reason(message: object, channel: object, error: Exception) -> str:
+    if message is NOT_JSON:
+        return "not JSON"
+    known = isinstance(channel, str) and channel in _CHANNELS
+    return reason_of(str(channel), error) if known else "not a Binance frame"
 
 
 def _quote_row(book: dict[str, Any], code: int, local_ns: int, row: int) -> Row:
@@ -98,13 +105,14 @@ def _quote_row(book: dict[str, Any], code: int, local_ns: int, row: int) -> Row:
         raise ValueError
     bid, ask = float(bid), float(ask)
     bid_size, ask_size = float(bid_size), float(ask_size)
-    # `|` takes nothing but integers; times 0 is 0 for finite numbers only.
+    # Times 0 is 0 for finite numbers only.
     if (
-        not (FIRST_MS < ms < LAST_MS and 0 <= (ms | sequence) <= MAX_ID)
+        not FIRST_MS < ms < LAST_MS
+        or sequence < 0
         or (bid + bid_size + ask + ask_size) * 0.0 != 0.0
     ):
         raise ValueError
-    return code, ms, local_ns, sequence, bid, bid_size, ask, ask_size, LIVE, row
+    return QUOTE_ROW.pack(code, ms, local_ns, sequence, bid, bid_size, ask, ask_size, LIVE, row)
 
 
 def _trade_row(trade: dict[str, Any], code: int, local_ns: int, row: int) -> Row:
@@ -118,7 +126,8 @@ def _trade_row(trade: dict[str, Any], code: int, local_ns: int, row: int) -> Row
         trade_id = trade["l"]
         count = trade_id - trade["f"] + 1
     if (
-        not (FIRST_MS < ms < LAST_MS and 0 <= (ms | trade_id | count) <= MAX_ID)
+        not FIRST_MS < ms < LAST_MS
+        or trade_id < 0
         or not 0 < count <= MAX_COUNT
         or (price + size) * 0.0 != 0.0
         or not isinstance(trade["m"], bool)
@@ -126,7 +135,9 @@ def _trade_row(trade: dict[str, Any], code: int, local_ns: int, row: int) -> Row
         raise ValueError
     side = SELL if trade["m"] else BUY
     off_book = 0 if trade.get("X", "MARKET") == "MARKET" else 1
-    return code, ms, local_ns, trade_id, count, side, price, size, LIVE, off_book, row
+    return TRADE_ROW.pack(
+        code, ms, local_ns, trade_id, count, side, price, size, LIVE, off_book, row
+    )
 
 
 def _aggregate_of(trade: dict[str, Any]) -> int:
@@ -139,9 +150,9 @@ def _other(data: dict[str, Any], report: ParseReport, frame: Frame) -> None:
     """A frame that is not a trade or quote: an answer, the spot bookTicker, another channel."""
     error = data.get("error", data)
     if "code" in error and "msg" in error:
-        report.notices.append(Notice("error", text=f"{error['code']} {error['msg']}"))
+        report.notices.append(Notice("error", text=f"{words(error['code'])} {words(error['msg'])}"))
     elif "result" in data and "id" in data:
-        report.notices.append(Notice("ack", text=str(data["id"])))
+        report.notices.append(Notice("ack", text=words(data["id"])))
     elif "e" not in data and {"u", "s", "b", "B", "a", "A"} <= data.keys():
         report.add_malformed("bookTicker without E", *frame)
     else:

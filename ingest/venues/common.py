@@ -1,28 +1,36 @@
 """What the venues' parsers share: frames in, rows out, and what to say about the rest.
 
-A parser is a pure function over frames: no socket, no clock, no state of its own. It appends plain
-tuples to the row lists of an instrument's `Route`; `ingest.batches` turns a list of them into
-columns.
+A parser is a pure function over frames: no socket, no clock, no state of its own. It appends rows,
+packed as they are made, to the lists of an instrument's `Route`; `ingest.batches` turns a list of
+them into columns.
 
-    trade row   (code, exchange_ms, local_ns, id, count, side, price, size, origin, off_book, row)
-    quote row   (code, exchange_ms, local_ns, sequence, bid_price, bid_size, ask_price, ask_size,
-                 origin, row)
+    TRADE_ROW   code, exchange_ms, local_ns, id, count, side, price, size, origin, off_book, row
+    QUOTE_ROW   code, exchange_ms, local_ns, sequence, bid_price, bid_size, ask_price, ask_size,
+                origin, row
 
 Prices and sizes are as the venue sends them: sizes in contracts where it counts contracts. NaN is
 the price and size of an empty side.
 """
 
+import struct
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal, Protocol
+
+import orjson
 
 from ingest.instruments import Instrument
 
 Frame = tuple[int, bytes]
 """(arrival in ns since the epoch, the payload of one websocket message)."""
 
-Row = tuple[Any, ...]
+Row = bytes
+TRADE_ROW = struct.Struct("=qqqqqqddqqq")
+QUOTE_ROW = struct.Struct("=qqqqddddqq")
+ROW_STAMPS = struct.Struct("=8xqq")
+"""exchange_ms and local_ns of a row of either kind."""
 
 FIRST_MS, LAST_MS = 978_307_200_000, 4_102_444_800_000
 """Exchange times (ms) outside 2001…2099 are no times: they are counted as malformed."""
@@ -31,8 +39,19 @@ MAX_ID = (1 << 63) - 1
 MAX_COUNT = (1 << 31) - 1
 _UNKNOWN_KEPT = 1_000
 _EXAMPLE_BYTES = 200
+_NAME_CHARS = 100
+_WORDS_CHARS = 500
+_AT_ONCE = 64
 
-BAD_FRAME = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
+BAD_FRAME = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    struct.error,  # a row's integer that is none, or needs more than 63 bits
+)
 """What reading an untrusted payload can raise."""
 
 
@@ -89,6 +108,7 @@ class ParseReport:
             self.examples[reason] = (local_ns, bytes(payload[:_EXAMPLE_BYTES]))
 
     def add_unknown(self, native: str, n: int = 1) -> None:
+        native = native[:_NAME_CHARS]
         known = native in self.unknown or len(self.unknown) < _UNKNOWN_KEPT
         self.unknown[native if known else "…"] += n
 
@@ -196,6 +216,46 @@ class Venue:
     rest_url: str
     requests: Callable[[Sequence[tuple[str, str]]], list[bytes]]
     max_age_s: float | None = None
+
+
+NOT_JSON = object()
+"""Stands for the value of a frame that is not JSON."""
+_MARK = 0x7065727066  # "perpf": between frames, so that two bad ones never pass for two good ones
+_BETWEEN = b",%d," % _MARK
+
+
+def decoded(frames: Sequence[Frame]) -> Iterator[tuple[Frame, Any]]:
+    """Each frame with its JSON value, or `NOT_JSON`.
+
+    Many frames are decoded as one array: of the 1.6 µs that orjson takes for a frame of 200 bytes
+    1 µs is per call. An array that isn't exactly one value a frame is taken apart again.
+    """
+    parts = (frames[at : at + _AT_ONCE] for at in range(0, len(frames), _AT_ONCE))
+    return chain.from_iterable(zip(part, _values(part), strict=True) for part in parts)
+
+
+def _values(frames: Sequence[Frame]) -> list[Any]:
+    try:
+        joined = b"[" + _BETWEEN.join([payload for _, payload in frames]) + b"]"
+        values = orjson.loads(joined)
+    except orjson.JSONDecodeError:
+        values = []
+    n = len(frames)
+    if len(values) == 2 * n - 1 and values[1::2] == [_MARK] * (n - 1):
+        return values[::2]  # type: ignore[no-any-return]
+    return [_value(payload) for _, payload in frames]
+
+
+def _value(payload: bytes) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return NOT_JSON
+
+
+def words(value: object) -> str:
+    """The venue's own words, as many as are worth keeping; "" for what is no text or number."""
+    return str(value)[:_WORDS_CHARS] if isinstance(value, str | int) else ""
 
 
 def reason_of(channel: str, error: Exception) -> str:

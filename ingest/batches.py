@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.instruments import Instrument, partition_of
-from ingest.ticks import F64, Quotes, Trades
+from ingest.ticks import F64, LIVE, Quotes, Trades
 from ingest.venues.common import QUOTE_ROW, TRADE_ROW, Route, Row
 
 _NS_PER_MS = 1_000_000
@@ -27,7 +27,7 @@ def _dtype(fields: str, layout: struct.Struct) -> np.dtype[np.void]:
 
 
 _TRADE = _dtype("code ms local id count side price size origin off_book row", TRADE_ROW)
-_QUOTE = _dtype("code ms local sequence bid bid_size ask ask_size origin row", QUOTE_ROW)
+_QUOTE = _dtype("code ms local sequence bid bid_size ask ask_size row", QUOTE_ROW)
 
 
 class Universe:
@@ -122,7 +122,7 @@ def quotes_batch(universe: Universe, rows: Sequence[Row]) -> Quotes:
         bid_qty=universe._amount(code, bid_size, bid),
         ask_price=ask,
         ask_qty=universe._amount(code, ask_size, ask),
-        origin=table["origin"].astype(np.int8),
+        origin=np.full(len(table), LIVE, np.int8),
         row=table["row"].copy(),
     )
 

@@ -19,9 +19,9 @@ from ingest.venues.common import (
     BAD_FRAME,
     FIRST_MS,
     LAST_MS,
-    NOT_JSON,
     QUOTE_ROW,
     TRADE_ROW,
+    UNREAD,
     Endpoint,
     Frame,
     Notice,
@@ -65,7 +65,7 @@ def parse(
             else:
                 _other(channel, message, routes, report, state)
         except BAD_FRAME:
-            if message is not NOT_JSON:
+            if message is not UNREAD:
                 report.add_malformed("not a Hyperliquid frame", *frame)
             elif frame[1] == _GREETING:
                 report.ignored += 1
@@ -131,7 +131,7 @@ def _bbo(
         if route is None:
             unroutable(coin, "bbo", report, frame)
             return row
-        quote = route.code, ms, frame[0], 0, bid, bid_size, ask, ask_size, LIVE, row
+        quote = route.code, ms, frame[0], 0, bid, bid_size, ask, ask_size, row
         route.quote(QUOTE_ROW.pack(*quote))
     except BAD_FRAME as error:
         report.add_malformed(reason_of("bbo", error), *frame)

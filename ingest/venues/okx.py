@@ -21,9 +21,9 @@ from ingest.venues.common import (
     FIRST_MS,
     LAST_MS,
     MAX_COUNT,
-    NOT_JSON,
     QUOTE_ROW,
     TRADE_ROW,
+    UNREAD,
     Endpoint,
     Frame,
     Notice,
@@ -77,7 +77,7 @@ def parse(
                 continue
             row = read(message["data"], route, frame, row, report)
         except BAD_FRAME:
-            if message is not NOT_JSON:
+            if message is not UNREAD:
                 report.add_malformed("not an OKX frame", *frame)
             elif frame[1] == b"pong":
                 report.notices.append(Notice("pong"))
@@ -138,7 +138,7 @@ def _quote_row(book: dict[str, Any], code: int, local_ns: int, row: int) -> Row:
         raise ValueError
     bid, bid_size = _level(book["bids"])
     ask, ask_size = _level(book["asks"])
-    return QUOTE_ROW.pack(code, ms, local_ns, sequence, bid, bid_size, ask, ask_size, LIVE, row)
+    return QUOTE_ROW.pack(code, ms, local_ns, sequence, bid, bid_size, ask, ask_size, row)
 
 
 def _level(side: list[list[str]]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import pytest
 
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.instruments import OKX, Instrument, partition_of
-from ingest.ticks import BACKLOG, LIVE, SELL, Quotes, Trades, decode, encode
+from ingest.ticks import BACKLOG, SELL, Quotes, Trades, decode, encode
 from ingest.venues import Row
 from ingest.venues.common import QUOTE_ROW, TRADE_ROW
 from tests.ingest.parsing import ARRIVAL, columns, instrument
@@ -21,7 +21,7 @@ def trade_row(code: int, price: float, size: float, row: int = 0) -> Row:
 
 
 def quote_row(code: int, bid: float, ask: float, size: float = 2.0) -> Row:
-    return QUOTE_ROW.pack(code, MS, ARRIVAL, 2**62, bid, size, ask, size, LIVE, 2**40)
+    return QUOTE_ROW.pack(code, MS, ARRIVAL, 2**62, bid, size, ask, size, 2**40)
 
 
 def test_trades_in_base_and_quote_units() -> None:

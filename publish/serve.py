@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 import threading
 import time
 from calendar import monthrange
@@ -17,7 +16,7 @@ import uvicorn
 from ingest.errors import UserError
 from publish import health
 from publish.api.access import Access, Limiter, Preview
-from publish.api.app import Service, create_app
+from publish.api.app import PREFIX, Service, create_app
 from publish.catalog import EXCHANGES
 from publish.keys import KeyFile
 from publish.listing import Listing
@@ -27,7 +26,7 @@ from publish.store import Store
 
 DEFAULT_PORT = 8080
 _BACKLOG = 512
-_GRACE_S = 5
+_GRACE_S = 2
 """For answers under way when a stop is asked for."""
 
 _log = structlog.get_logger(__name__)
@@ -45,43 +44,62 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
     store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
-    async with health.served(settings.metrics, lambda: True), serving(settings, store) as ended:
+    server = _Server(settings, store)
+    async with health.served(settings.metrics, lambda: server.started):
+        running = asyncio.create_task(server.answer())
         stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait({stop, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stop, running}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
+        server.should_exit = True
+        await running
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, store: Store) -> AsyncIterator["asyncio.Task[None]"]:
-    """The API while in the block, on this loop; the task ends early only if it fails."""
-    keys = KeyFile(settings.api.keys)
-    if not keys.exists():
-        # A stranger's first contact: without a key there is nothing to try.
-        text = keys.add("made at the first start", "prime+raw")
-        print(f"API key, shown this once: {text}", file=sys.stdout, flush=True)
-    app = create_app(_service(settings, store, keys))
-    bound = _bound(settings.api)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,  # URLs are secrets
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve([bound]), name="API")
-    host, port = bound.getsockname()[:2]
-    _log.info("API is served", url=f"http://{host}:{port}/api/v1", files=store.url)
+async def beside(settings: Settings, store: Store) -> AsyncIterator[None]:
+    """The API while in the block, if `api.port` is set, on a thread: its work delays no stamp."""
+    if settings.api.port is None:
+        yield
+        return
+    server = _Server(settings, store)
+    thread = threading.Thread(target=lambda: asyncio.run(server.answer()), name="API")
+    thread.start()
     try:
-        yield task
+        yield
     finally:
         server.should_exit = True
-        await task
+        await asyncio.to_thread(thread.join)
 
 
 class _Server(uvicorn.Server):
-    """Signals are the daemon's own business."""
+    """The API on a socket that it has bound; its signals are the daemon's business."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        keys = KeyFile(settings.api.keys)
+        first = not keys.exists()
+        self._socket = _bound(settings.api)
+        try:
+            if first:  # without a key there is nothing to try
+                text = keys.add("made at the first start", "prime+raw")
+                print(f"API key, shown this once: {text}", flush=True)
+            app = create_app(_service(settings, store, keys))
+        except BaseException:
+            self._socket.close()
+            raise
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,  # URLs are secrets
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+        host, port = self._socket.getsockname()[:2]
+        _log.info("API is served", url=f"http://{host}:{port}{PREFIX}", files=store.url)
+
+    async def answer(self) -> None:
+        await self.serve([self._socket])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ they should get is counted there.
 
 import asyncio
 import multiprocessing
+import socket
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -28,7 +29,7 @@ from publish.keys import KeyFile
 from publish.stream import server as servers
 from publish.stream.feed import Feed
 from publish.stream.hub import Hub
-from publish.stream.server import StreamOptions, StreamServer
+from publish.stream.server import StreamServer
 
 CONNECTIONS = 200
 SYMBOLS = [f"perpetual-COIN{n}-USDT:USDT" for n in range(100)]
@@ -59,9 +60,11 @@ async def _run(directory: Path) -> Result:
     feeding = asyncio.create_task(Feed(log, hub).run())
     here, there = _SPAWN.Pipe()
     expected = RECORDS * CONNECTIONS // 2 * (len(SYMBOLS) + len(CHOSEN))
-    server = StreamServer(hub, keys, StreamOptions("127.0.0.1", 0, [EXCHANGE]))
+    server = StreamServer(hub, keys, [EXCHANGE])
+    bound = socket.create_server(("127.0.0.1", 0))
     try:
-        async with server.listening() as port:
+        async with server.listening(bound):
+            port = bound.getsockname()[1]
             readers = _SPAWN.Process(target=_readers, args=(there, port, key), daemon=True)
             readers.start()
             await asyncio.to_thread(here.recv)

@@ -274,12 +274,14 @@ class PublishSettings(Section):
 class ApiSettings(Section):
     """The HTTP API. `port`: `perpflow serve` takes 8080 by default, `run` serves only if it is set.
 
+    `stream_port`: where the live stream is, beside the API; none: it is not served.
     `files_url`: scheme and host of the files' URLs, `{family}` in it is replaced by ohlcv,
     trade-metrics, l1-metrics or raw; by default S3's own, or where the API itself was asked.
     `previews`: what is free, as "EXCHANGE SYMBOL YYYY-MM".
     """
 
     port: Annotated[int, Number, Field(ge=1, le=65_535)] | None = None
+    stream_port: Annotated[int, Number, Field(ge=1, le=65_535)] | None = None
     host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
     keys: Path = Path("perpflow-keys.json")
     files_url: HttpUrl | None = None

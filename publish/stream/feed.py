@@ -35,14 +35,18 @@ class Feed:
 
         Bars that were committed meanwhile are sent then, those that retention took are skipped.
         """
+        problem = None
         while True:
             try:
                 if not self._positions:
                     await self._start()
                 if await self._log.wait(self._positions, _WAIT_S):
                     await self.step()
+                problem = None
             except LogError as error:
-                _log.error("stream can't read the log", problem=str(error), retry_s=_RETRY_S)
+                if problem != str(error):
+                    problem = str(error)
+                    _log.error("the stream can't read the log, and tries on", problem=problem)
                 await asyncio.sleep(_RETRY_S)
 
     async def _start(self) -> None:

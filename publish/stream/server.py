@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -48,34 +48,24 @@ class _Connection(ServerConnection):
             self.on_lost()
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """Where it listens; `live`: the venues that are collected."""
-
-    host: str
-    port: int
-    live: Collection[str]
-
-
 class StreamServer:
-    """Serves `hub` to the keys of `keys`."""
+    """Serves `hub` to the keys of `keys`; `live`: the venues that are collected."""
 
-    def __init__(self, hub: Hub, keys: KeyFile, options: StreamOptions) -> None:
+    def __init__(self, hub: Hub, keys: KeyFile, live: Collection[str]) -> None:
         self._hub = hub
         self._keys = keys
-        self._options = options
+        self._live = live
         self._open: Counter[str] = Counter()
         self._keys_of: dict[ServerConnection, Key] = {}
         self._subscribers: dict[Subscriber, Key] = {}
 
     @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[int]:
-        """The port it listens on; leaving the block sends everyone away with 1012."""
+    async def listening(self, sock: socket.socket) -> AsyncIterator[None]:
+        """Serve on the bound socket; leaving the block sends everyone away with 1012."""
         async with contextlib.AsyncExitStack() as stack:
             server = await serve(
                 self._session,
-                self._options.host,
-                self._options.port,
+                sock=sock,
                 create_connection=_Connection,
                 process_request=self._handshake,
                 compression=None,
@@ -87,7 +77,7 @@ class StreamServer:
             for work in (self._heartbeats, self._recheck):
                 task = asyncio.create_task(work())
                 stack.push_async_callback(_cancelled, task)
-            yield next(iter(server.sockets)).getsockname()[1]
+            yield
 
     async def _handshake(self, connection: ServerConnection, request: Request) -> Response | None:
         """None to go on; otherwise the refusal, as the API writes them."""
@@ -154,7 +144,7 @@ class StreamServer:
             _error(subscriber, request, "unknown_op", "ops are subscribe, unsubscribe and ping")
 
     async def _subscribe(self, subscriber: Subscriber, key: Key, body: dict[str, Any]) -> None:
-        access = channels.Access(self._options.live, _intervals(key.plan))
+        access = channels.Access(self._live, _intervals(key.plan))
         try:
             granted, rejected = channels.read(body.get("channels"), access, subscriber.channels)
         except ValueError as error:

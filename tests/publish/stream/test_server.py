@@ -22,7 +22,7 @@ from publish.keys import KeyFile
 from publish.stream import hub as hubs
 from publish.stream import server as servers
 from publish.stream.hub import Hub, Row
-from publish.stream.server import StreamOptions, StreamServer
+from publish.stream.server import StreamServer
 
 DEADLINE_S = 30.0
 CHANNEL = "ohlcv.okx-perps.1m"
@@ -51,9 +51,10 @@ async def serving(tmp_path: Path) -> AsyncIterator[Served]:
     keys = KeyFile(tmp_path / "keys.json")
     keys.add("first", "prime")
     hub = Hub()
-    server = StreamServer(hub, keys, StreamOptions("127.0.0.1", 0, ["okx-perps"]))
-    async with asyncio.timeout(DEADLINE_S), server.listening() as port:
-        yield Served(hub, keys, port)
+    server = StreamServer(hub, keys, ["okx-perps"])
+    bound = socket.create_server(("127.0.0.1", 0))
+    async with asyncio.timeout(DEADLINE_S), server.listening(bound):
+        yield Served(hub, keys, bound.getsockname()[1])
 
 
 def row(symbol: str, time: int, close: float | None = 1.5) -> Row:

@@ -19,7 +19,8 @@ BATCH_BYTES = 1_000_000
 COMPRESSION = "lz4"
 TRANSACTION_TIMEOUT_MS = 120_000
 """Longer than a broker's restart. A dead owner's transaction ends when a new one acquires."""
-STOP_S = 10.0
+STOP_S = 3.0
+"""A daemon is gone within 10 s."""
 
 _FENCED = (
     errors.ProducerFenced,

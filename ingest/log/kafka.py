@@ -45,9 +45,10 @@ from ingest.log import (
     kafka_state,
     kafka_topics,
 )
-from ingest.log.kafka_client import At, KafkaClient, explained
+from ingest.log.kafka_client import At, KafkaClient
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_producer import Producer, TransactionalProducer
+from ingest.log.kafka_reasons import explained
 from ingest.log.kafka_sizes import RecordSizes
 from ingest.log.kafka_state import Offsets, Raw
 
@@ -118,7 +119,7 @@ class KafkaLog(Log):
             async with explained(self._name):
                 numbers = (await client.metadata()).partitions_for_topic(name)
                 if not numbers:
-                    raise LogError(f"{self._name}: no topic {name!r}")
+                    raise LogError(f"{self._name}: no topic {name!r}, or it may not be described")
                 await client.follow(name)
             self._counts[topic] = len(numbers)
         return self._counts[topic]
@@ -297,9 +298,8 @@ class KafkaLog(Log):
         if self._closed:
             return
         self._closed = True
-        await self._producer.close()
-        for own in self._owners.values():
-            await own.producer.close()
+        owned = [own.producer.close() for own in self._owners.values()]
+        await asyncio.gather(self._producer.close(), *owned)
         self._owners.clear()
         if self._client is not None:
             await self._client.close()

@@ -45,10 +45,11 @@ from ingest.log import (
     kafka_state,
     kafka_topics,
 )
-from ingest.log.kafka_client import At, KafkaClient, explained
+from ingest.log.kafka_client import At, KafkaClient
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_owner import SETTLE_S
 from ingest.log.kafka_producer import Producer
+from ingest.log.kafka_reasons import explained
 from ingest.log.kafka_sizes import RecordSizes
 from ingest.log.kafka_state import Offsets, Raw
 
@@ -105,7 +106,7 @@ class KafkaLog(Log):
             async with explained(self._name):
                 numbers = (await client.metadata()).partitions_for_topic(name)
                 if not numbers:
-                    raise LogError(f"{self._name}: no topic {name!r}")
+                    raise LogError(f"{self._name}: no topic {name!r}, or it may not be described")
                 await client.follow(name)
             self._counts[topic] = len(numbers)
         return self._counts[topic]

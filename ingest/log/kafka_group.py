@@ -33,8 +33,9 @@ from aiokafka.protocol.group import (
 )
 
 from ingest.log import LogError
-from ingest.log.kafka_client import BACKOFF_S, cause, explained
+from ingest.log.kafka_client import BACKOFF_S
 from ingest.log.kafka_options import REQUEST_TIMEOUT_MS, KafkaOptions
+from ingest.log.kafka_reasons import bootstrapped, cause, explained
 from ingest.log.membership import Membership
 from ingest.log.sharing import Claim, share_out
 
@@ -86,7 +87,7 @@ class KafkaMembership(Membership):
         arguments = self._options.arguments() | {"request_timeout_ms": timeout_ms}
         self._client = AIOKafkaClient(**arguments)
         async with explained(self._name):
-            await self._client.bootstrap()
+            await bootstrapped(self._client.bootstrap(), self._options)
             metadata = await self._client.fetch_all_metadata()
         self._count = len(metadata.partitions_for_topic(self._topic) or ())
         if not self._count:

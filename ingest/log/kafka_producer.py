@@ -220,14 +220,13 @@ async def _trouble(
     producer: AIOKafkaProducer, options: KafkaOptions, records: Iterable[At]
 ) -> str | None:
     """Why those records are not acknowledged; None if nothing seems wrong."""
+    known = producer.client.cluster.partitions_for_topic
+    if gone := sorted({topic for topic, _ in records if not known(topic)}):
+        return f"no topic {', '.join(gone)}, or it may not be described"
     refusal = producer._sender.trouble
     if refusal is not None and not isinstance(refusal, _NO_ANSWER):
         return cause(refusal)
-    cluster = producer.client.cluster
-    gone = {topic for topic, _ in records if not cluster.partitions_for_topic(topic)}
-    if reason := await unreachable(options):
-        return reason
-    return f"no topic {', '.join(sorted(gone))}, or it may not be described" if gone else None
+    return await unreachable(options)
 
 
 async def _stopped(producer: AIOKafkaProducer) -> None:

@@ -19,7 +19,8 @@ from ingest.log.kafka_state import Raw
 
 BATCH_BYTES = 1_000_000
 """Of one batch before compression; Kafka's own limit of a batch is 1,048,588 by default."""
-COMPRESSION = "lz4"
+COMPRESSION = "zstd"
+"""On ticks and bars: a third, at 3 ms a MB. aiokafka's lz4 (its level 9) takes 20, and gives 0.4."""
 TRANSACTION_TIMEOUT_MS = 120_000
 """Longer than a broker's restart. A dead owner's transaction ends when a new one acquires."""
 START_S = 60.0

@@ -29,7 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_NO_VENUE = 'no venue is configured, and "perpflow run" needs one'
+_NO_VENUE = 'no venue is configured, and "perpflow run" and "perpflow ingest" need one'
+_ADD_VENUE = "add [venues.binance-futures] with symbols to perpflow.toml"
 
 Exchange = Literal["binance-futures", "okx-perps", "hyperliquid-perps"]
 Config = Annotated[
@@ -96,10 +97,39 @@ def run(config: Config = None, assignments: Assignments = None) -> None:
     """Collect from the live venues, aggregate and publish, all in this process."""
     settings = _settings(config, assignments)
     if not settings.venues.enabled():
-        raise UserError(f"{_NO_VENUE}: add [venues.binance-futures] with symbols to perpflow.toml")
+        raise UserError(f"{_NO_VENUE}: {_ADD_VENUE}")
     from publish import pipeline
 
     _await(pipeline.run(settings))
+
+
+@app.command()
+def ingest(config: Config = None, assignments: Assignments = None) -> None:
+    """Collect from the live venues onto the log."""
+    settings = _settings(config, assignments)
+    if not settings.venues.enabled():
+        raise UserError(f"{_NO_VENUE}: {_ADD_VENUE}")
+    from publish import daemons
+
+    _await(daemons.ingest(settings))
+
+
+@app.command()
+def aggregate(config: Config = None, assignments: Assignments = None) -> None:
+    """Make bars of the ticks on the log; on Kafka any number of these share the work."""
+    settings = _settings(config, assignments)
+    from publish import daemons
+
+    _await(daemons.aggregate(settings))
+
+
+@app.command()
+def publish(config: Config = None, assignments: Assignments = None) -> None:
+    """Write the bars on the log to parquet in object storage; one process a log."""
+    settings = _settings(config, assignments)
+    from publish import daemons
+
+    _await(daemons.publish(settings))
 
 
 @app.command()

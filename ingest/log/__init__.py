@@ -139,6 +139,10 @@ class Log(ABC):
         """
 
     @abstractmethod
+    async def release(self, owner: Ownership) -> None:
+        """Give the ownership up: a later commit with it raises `Fenced`. Raises nothing."""
+
+    @abstractmethod
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         """The offsets a group has committed, without owning anything (for lag and tests)."""
 

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -132,6 +132,10 @@ class SqliteLog(Log):
         await self._run(
             self._writer, lambda: self._commit(owner, records, state or {}, offsets or {})
         )
+
+    async def release(self, owner: Ownership) -> None:
+        with suppress(LogError):  # a file that can't be written can't be committed to either
+            await self._run(self._writer, lambda: self._release(owner))
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         rows = await self._run(
@@ -325,6 +329,13 @@ class SqliteLog(Log):
             db.executemany(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?)",
                 [(*key, *partition, offset) for partition, offset in offsets.items()],
+            )
+
+    def _release(self, owner: Ownership) -> None:
+        with _transaction(self._write):
+            self._write.execute(
+                "UPDATE owners SET epoch = epoch + 1 WHERE name = ? AND number = ? AND epoch = ?",
+                (owner.group, owner.partition, owner.epoch),
             )
 
     def _retain(

@@ -275,6 +275,20 @@ async def test_fencing_one_partition_leaves_the_others(log: Log) -> None:
     assert await values(log) == ["ok"]
 
 
+async def test_an_owner_that_released_commits_nothing_more(log: Log, another: Open) -> None:
+    owner, other = await log.acquire("g", 0), await log.acquire("g", 1)
+    await log.commit(owner, [record("before", "bars")], {"k": b"1"})
+    await log.release(owner)
+    await log.release(owner)
+    with pytest.raises(Fenced):
+        await log.commit(owner, [record("after", "bars")], {"k": b"2"})
+    await log.commit(other, [record("other", "bars", 1)])
+    heir = await (await another()).acquire("g", 0)
+    await log.release(owner)  # of an owner that was replaced: changes nothing
+    assert heir.state == {"k": b"1"}
+    assert await values(log, "bars") == ["before"]
+
+
 async def test_retain_by_size_removes_from_the_front_only(log: Log) -> None:
     await log.append([record(b"%03d" % i + b"x" * 997) for i in range(10)])
     await log.append([record("kept", partition=1)])

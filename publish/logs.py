@@ -36,5 +36,5 @@ def configure_logs() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    for noisy in ("websockets", "httpx", "httpcore", "botocore", "aiobotocore"):
+    for noisy in ("websockets", "httpx", "httpcore", "botocore", "aiobotocore", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

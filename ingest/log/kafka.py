@@ -147,6 +147,14 @@ class KafkaLog(Log):
                     return first, end
                 await asyncio.sleep(SETTLE_S)
 
+    async def offset_at(self, topic: str, partition: int, time_ns: int) -> int:
+        at = await self._at(topic, partition)
+        client = await self._connected()
+        _, end = await self.bounds(topic, partition)
+        async with explained(self._name):
+            found = (await client.offsets([at], -(-time_ns // 1_000_000)))[at]
+        return end if found < 0 else found
+
     async def wait(self, positions: Mapping[TopicPartition, int], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         wanted = {await self._at(*place): offset for place, offset in positions.items()}

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.cluster import ClusterMetadata
@@ -32,6 +33,8 @@ RETRY_S = 60.0
 BACKOFF_S = 0.1
 FETCH_BYTES = 32 << 20
 """Of one answer over all of its partitions."""
+
+_log = structlog.get_logger(__name__)
 
 At = tuple[str, int]
 """A topic, by its name in Kafka, and a partition."""
@@ -57,6 +60,10 @@ class KafkaClient:
         self._groups = itertools.count(max(ConnectionGroup) + 1)
 
     async def start(self) -> None:
+        """Raises `LogError` with the reason if no broker can be used."""
+
+        if self._options.sasl == "PLAIN" and not self._options.tls:
+            _log.warning("log.kafka.password goes in the clear: set log.kafka.tls, or use SCRAM")
         await bootstrapped(self._client.bootstrap(), self._options)
 
     async def close(self) -> None:

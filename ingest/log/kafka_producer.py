@@ -19,7 +19,8 @@ from ingest.log.kafka_state import Raw
 
 BATCH_BYTES = 1_000_000
 """Of one batch before compression; Kafka's own limit of a batch is 1,048,588 by default."""
-COMPRESSION = "lz4"
+COMPRESSION = "zstd"
+"""On ticks and bars: a third, at 3 ms a MB. aiokafka's lz4 (its level 9) takes 20, and gives 0.4."""
 TRANSACTION_TIMEOUT_MS = 120_000
 """Longer than a broker's restart. A dead owner's transaction ends when a new one acquires."""
 START_S = 60.0
@@ -220,14 +221,13 @@ async def _trouble(
     producer: AIOKafkaProducer, options: KafkaOptions, records: Iterable[At]
 ) -> str | None:
     """Why those records are not acknowledged; None if nothing seems wrong."""
+    known = producer.client.cluster.partitions_for_topic
+    if gone := sorted({topic for topic, _ in records if not known(topic)}):
+        return f"no topic {', '.join(gone)}, or it may not be described"
     refusal = producer._sender.trouble
     if refusal is not None and not isinstance(refusal, _NO_ANSWER):
         return cause(refusal)
-    cluster = producer.client.cluster
-    gone = {topic for topic, _ in records if not cluster.partitions_for_topic(topic)}
-    if reason := await unreachable(options):
-        return reason
-    return f"no topic {', '.join(sorted(gone))}, or it may not be described" if gone else None
+    return await unreachable(options)
 
 
 async def _stopped(producer: AIOKafkaProducer) -> None:

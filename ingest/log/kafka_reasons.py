@@ -52,8 +52,6 @@ def cause(error: errors.KafkaError) -> str:
 
 async def bootstrapped(connecting: Awaitable[None], options: KafkaOptions) -> None:
     """Await a client's first connection. Raises `LogError` with the reason if there is none."""
-    if options.sasl == "PLAIN" and not options.tls:
-        _log.warning("log.kafka.password is sent in the clear: set log.kafka.tls, or use SCRAM")
     try:
         await connecting
     except errors.KafkaConnectionError as error:

@@ -98,6 +98,12 @@ class SqliteLog(Log):
             self._reader, lambda: _bounds(self._read, self._id(self._read, topic, partition))
         )
 
+    async def offset_at(self, topic: str, partition: int, time_ns: int) -> int:
+        return await self._run(
+            self._reader,
+            lambda: _offset_at(self._read, self._id(self._read, topic, partition), time_ns),
+        )
+
     async def wait(self, positions: Mapping[TopicPartition, int], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         version = -1
@@ -433,6 +439,14 @@ def _transaction(db: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[No
 def _partition_count(db: sqlite3.Connection, topic: str) -> int:
     row = db.execute("SELECT count(*) FROM partitions WHERE topic = ?", (topic,)).fetchone()
     return int(row[0])
+
+
+def _offset_at(db: sqlite3.Connection, table: int, time_ns: int) -> int:
+    found = db.execute(
+        f"SELECT offset FROM records_{table} WHERE appended_ns >= ? ORDER BY offset LIMIT 1",
+        (time_ns,),
+    ).fetchone()
+    return int(found[0]) if found else _bounds(db, table)[1]
 
 
 def _bounds(db: sqlite3.Connection, table: int) -> tuple[int, int]:

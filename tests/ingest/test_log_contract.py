@@ -115,6 +115,22 @@ async def test_read_from_an_offset_and_at_the_end(log: Log) -> None:
     assert await log.read("ticks", 1, 0) == []
 
 
+async def test_an_offset_by_time_leaves_out_nothing_that_came_later(log: Log) -> None:
+    assert await log.offset_at("ticks", 0, 0) == 0
+    await log.append([record("a"), record("b")])
+    await asyncio.sleep(0.002)  # Kafka's clock has milliseconds
+    later = time.time_ns()
+    assert await values(log, offset=await log.offset_at("ticks", 0, later)) == []
+    await log.append([record("c"), record("d")])
+    assert await values(log, offset=await log.offset_at("ticks", 0, later)) == ["c", "d"]
+    first, *_ = await log.read("ticks", 0, 0)
+    at = await log.offset_at("ticks", 0, first.appended_ns)
+    assert await values(log, offset=at) == ["a", "b", "c", "d"]
+    assert await log.offset_at("ticks", 1, 0) == 0
+    with pytest.raises(LogError, match="other"):
+        await log.offset_at("other", 0, 0)
+
+
 async def test_read_stops_near_max_bytes_but_returns_one(log: Log) -> None:
     await log.append([record(b"x" * 1000) for _ in range(10)])
     assert len(await log.read("ticks", 0, 0, max_bytes=10)) == 1

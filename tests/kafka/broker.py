@@ -76,6 +76,7 @@ class ApacheKafka:
 
     `properties`: server properties over the tests' own. `listeners`: more of them, the security
     protocol by name; `at` has the address of each. `scram`: the password by "mechanism user".
+    `beside`: the broker whose cluster this one joins.
     """
 
     def __init__(
@@ -84,29 +85,35 @@ class ApacheKafka:
         properties: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
         scram: Mapping[str, str] | None = None,
+        beside: "ApacheKafka | None" = None,
     ) -> None:
         self._folder = folder
         self._jars = jars()
         protocols = {"PLAINTEXT": "PLAINTEXT", **(listeners or {})}
         self.at = {name: f"127.0.0.1:{free_port()}" for name in protocols}
         self.servers = self.at["PLAINTEXT"]
-        controller = f"127.0.0.1:{free_port()}"
+        if beside is None:
+            self._controller = f"127.0.0.1:{free_port()}"
+            self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        else:
+            self._controller, self._cluster = beside._controller, beside._cluster
         advertised = ",".join(f"{name}://{at}" for name, at in self.at.items())
         protocols["CONTROLLER"] = "PLAINTEXT"
         lines = {
             **_PROPERTIES,
             **(properties or {}),
-            "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"{advertised},CONTROLLER://{controller}",
+            "controller.quorum.voters": f"1@{self._controller}",
+            "listeners": f"{advertised},CONTROLLER://{self._controller}",
             "advertised.listeners": advertised,
             "listener.security.protocol.map": ",".join(f"{n}:{p}" for n, p in protocols.items()),
             "log.dirs": f"{folder}/data",
         }
+        if beside is not None:
+            lines |= {"process.roles": "broker", "node.id": "2", "listeners": advertised}
         self._properties = folder / "server.properties"
         self._properties.write_text("".join(f"{n}={value}\n" for n, value in lines.items()))
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         # In one word: an id may begin with a dash.
-        arguments = [f"--cluster-id={cluster}", f"--config={self._properties}"]
+        arguments = [f"--cluster-id={self._cluster}", f"--config={self._properties}"]
         for name, password in (scram or {}).items():
             mechanism, user = name.split()
             arguments.append(f"--add-scram={mechanism}=[name={user},password={password}]")

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import httpx
+import orjson
 
 from ingest.instruments import BINANCE, OKX
 from ingest.universe import USER_AGENT
@@ -36,7 +37,7 @@ async def venue_offset(
                 began = time.monotonic_ns()
                 response = await client.get(path)
                 half = (time.monotonic_ns() - began) / 2
-                venue_ms = _milliseconds(exchange, response.json())
+                venue_ms = _milliseconds(exchange, orjson.loads(response.content))
                 found.append((half / 1e6, (time.time_ns() - half) / 1e6 - venue_ms))
     except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError, IndexError):
         pass  # what was answered before counts

@@ -11,14 +11,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import orjson
 
 from ingest.errors import UserError
 from ingest.instruments import Instrument
 from ingest.venues.common import Frame
+from ingest.words import shown
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ _READ_BYTES = 1 << 18
 _SCALES = {19: 1, 16: 1_000, 13: 1_000_000}
 """ns, µs and ms since the epoch by number of digits: unambiguous from 2001-09-09 to 2286."""
 _LAST_NS = 4_102_444_800_000_000_000  # 2100
+_LINE_BYTES = 64 << 20
+_TEXT_BYTES = 1 << 20  # inflated at once: some bytes of gzip may be a thousand times as much
 _HOPELESS_LINES = 10  # bad ones before the first good one: this is no recording
 _BAD_LINES_KEPT = 100
 _BAD_LINES_LOGGED = 10
@@ -73,13 +78,16 @@ class RecordingHeader:
         """Raises ValueError for anything but an encoded header."""
         try:
             body = orjson.loads(payload)
-            instruments = tuple(Instrument(body["exchange"], **i) for i in body["instruments"])
-            covered = bool(body.get("covered", True))
-            return cls(
-                body["exchange"], body["session"], int(body["local_from"]), instruments, covered
+            own = {"exchange": body["exchange"]}
+            header = msgspec.convert(
+                body | {"instruments": [i | own for i in body["instruments"]]}, cls
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a recording's header ({error!r})") from error
+            sizes = [i.contract_size for i in header.instruments]
+            if not all(0 < size < inf for size in sizes) or not 0 <= header.local_from < _LAST_NS:
+                raise ValueError(f"sizes {sizes}, from {header.local_from}")
+            return header
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"not a recording's header ({shown(error)})") from error
 
 
 @dataclass(slots=True)
@@ -199,6 +207,10 @@ def _lines(file: BinaryIO, name: str, report: ReadReport) -> Iterator[bytes]:
         lines = (half + text).split(b"\n")
         half = lines.pop()
         yield from lines
+        if len(half) > _LINE_BYTES:  # and its end will be a bad line
+            report.lines += 1
+            report.add_bad_line(f"{name}:{report.lines}: no line, skipped: {half[:80]!r}")
+            half = b""
     yield from _last_line(half, name, report)
 
 
@@ -272,13 +284,13 @@ class _Member:
                 self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
             before = self._inflate.copy()
             try:
-                text = self._inflate.decompress(data)
+                text = self._inflate.decompress(data, _TEXT_BYTES)
             except zlib.error as error:
                 self._error = error
                 yield from _salvage(before, data)
                 return
             self._fed = True
-            data = self._inflate.unused_data
+            data = self._inflate.unused_data or self._inflate.unconsumed_tail
             yield text
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection
 from ingest.continuity import FILLS, IDS, RESTART, Continuity, FillContinuity, Gap, continuity
 from ingest.instruments import partition_of
 from ingest.log import Log, OffsetTrimmed, Record
-from ingest.records import GAP, OPEN, TRADES, TRADES_TOPIC, GapRecord
+from ingest.records import GAP, OPEN, TRADES, TRADES_TOPIC, BadRecord, GapRecord
 from ingest.ticks import MalformedBatch, Trades, decode
 
 CHUNK_RECORDS = 1_000
@@ -35,7 +35,10 @@ async def resume(
             if record.headers["type"] == TRADES:
                 _check(checks, record)
                 continue
-            gap = GapRecord.decode(record.value)
+            try:
+                gap = GapRecord.decode(record.value)
+            except BadRecord:
+                continue
             key = (gap.symbol, gap.kind, gap.exchange_ts, gap.exchange_to, gap.local_ts)
             if gap.state == OPEN:
                 opened[key] = _gap(gap)

@@ -69,6 +69,8 @@ def _from_file(config: Path | None) -> Layer:
         raise SettingsError(f"{path}: can't read the settings file: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not a TOML file: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: not settings: nested too deeply") from None
     return {name: (value, str(path)) for name, value in _leaves(document)}
 
 

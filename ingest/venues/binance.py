@@ -41,8 +41,8 @@ from ingest.venues.common import (
     reason_of,
     trade_channel,
     unroutable,
-    words,
 )
+from ingest.words import words
 
 TRADE_CHANNELS = ("trade", "aggTrade")
 STREAMS_PER_CONNECTION = 200

@@ -40,7 +40,6 @@ MAX_COUNT = (1 << 31) - 1
 _UNKNOWN_KEPT = 1_000
 _EXAMPLE_BYTES = 200
 _NAME_CHARS = 100
-_WORDS_CHARS = 500
 _AT_ONCE = 128
 
 BAD_FRAME = (
@@ -254,11 +253,6 @@ def _value(payload: bytes, one: Decode) -> Any:
         return one(payload)
     except _REFUSES:
         return UNREAD
-
-
-def words(value: object) -> str:
-    """The venue's own words, as many as are worth keeping; "" for what is no text or number."""
-    return str(value)[:_WORDS_CHARS] if isinstance(value, str | int) else ""
 
 
 def reason_of(channel: str, error: Exception) -> str:

@@ -34,8 +34,8 @@ from ingest.venues.common import (
     reason_of,
     trade_channel,
     unroutable,
-    words,
 )
+from ingest.words import words
 
 TRADE_CHANNELS = ("trades",)
 _SIDES = {"B": BUY, "A": SELL}

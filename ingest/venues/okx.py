@@ -36,8 +36,8 @@ from ingest.venues.common import (
     reason_of,
     trade_channel,
     unroutable,
-    words,
 )
+from ingest.words import words
 
 TRADE_CHANNELS = ("trades-all", "trades")
 _PATHS = {"bbo-tbt": "/ws/v5/public", "trades": "/ws/v5/public", "trades-all": "/ws/v5/business"}

@@ -63,10 +63,10 @@ class PartitionAggregator:
         reread = record.offset < self._read_to[record.topic]
         self.positions[record.topic] = record.offset + 1
         kind = record.headers.get("type")
-        if kind == records.PUNCTUATION:
-            promise = int(record.headers[records.LOCAL_TS])
-            self.reached[record.topic] = max(self.reached[record.topic], promise)
         try:
+            if kind == records.PUNCTUATION:
+                promise = records.integer(record.headers, records.LOCAL_TS)
+                self.reached[record.topic] = max(self.reached[record.topic], promise)
             if kind in (records.TRADES, records.QUOTES):
                 self._ticks(record, kind, reread)
             elif not reread and kind is not None:

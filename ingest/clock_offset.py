@@ -13,6 +13,8 @@ from ingest.universe import USER_AGENT
 MAX_OFFSET_MS = 1_000.0
 """A clock this far off puts ticks into other arrival seconds than a right one would."""
 ASKS = 4
+NO_TIME = (ValueError, KeyError, TypeError, IndexError)
+"""What reading a body that holds no time raises."""
 
 
 async def venue_offset(
@@ -39,7 +41,7 @@ async def venue_offset(
                 half = (time.monotonic_ns() - began) / 2
                 venue_ms = _milliseconds(exchange, orjson.loads(response.content))
                 found.append((half / 1e6, (time.time_ns() - half) / 1e6 - venue_ms))
-    except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError, IndexError):
+    except (httpx.HTTPError, TimeoutError, *NO_TIME):
         pass  # what was answered before counts
     if not found:
         return None

@@ -35,7 +35,7 @@ _READ_BYTES = 1 << 18
 _SCALES = {19: 1, 16: 1_000, 13: 1_000_000}
 """ns, µs and ms since the epoch by number of digits: unambiguous from 2001-09-09 to 2286."""
 _LAST_NS = 4_102_444_800_000_000_000  # 2100
-_LINE_BYTES = 64 << 20
+_LINE_BYTES = 32 << 20
 _TEXT_BYTES = 1 << 20  # inflated at once: some bytes of gzip may be a thousand times as much
 _HOPELESS_LINES = 10  # bad ones before the first good one: this is no recording
 _BAD_LINES_KEPT = 100
@@ -199,19 +199,25 @@ def _header_line(payload: bytes, name: str, report: ReadReport) -> None:
 
 def _lines(file: BinaryIO, name: str, report: ReadReport) -> Iterator[bytes]:
     """The whole lines, without their ends."""
-    half = b""
+    half: list[bytes] = []
+    size = 0
     for new_member, text in _text(file, name, report):
         if new_member:
-            yield from _last_line(half, name, report)
-            half = b""
-        lines = (half + text).split(b"\n")
-        half = lines.pop()
-        yield from lines
-        if len(half) > _LINE_BYTES:  # and its end will be a bad line
+            yield from _last_line(b"".join(half), name, report)
+            half, size = [], 0
+        half.append(text)
+        size += len(text)
+        if b"\n" in text:
+            lines = b"".join(half).split(b"\n")
+            half = [lines.pop()]
+            size = len(half[0])
+            yield from lines
+        elif size > _LINE_BYTES:  # and its end will be a bad line
             report.lines += 1
-            report.add_bad_line(f"{name}:{report.lines}: no line, skipped: {half[:80]!r}")
-            half = b""
-    yield from _last_line(half, name, report)
+            start = b"".join(half[:2])[:80]
+            report.add_bad_line(f"{name}:{report.lines}: no line, skipped: {start!r}")
+            half, size = [], 0
+    yield from _last_line(b"".join(half), name, report)
 
 
 def _last_line(half: bytes, name: str, report: ReadReport) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-CI_EXAMPLES, NIGHTLY_EXAMPLES = 60, 20_000
+CI_EXAMPLES, NIGHTLY_EXAMPLES = 60, 3_000
 EXAMPLES = pytest.mark.parametrize(
     "examples", [CI_EXAMPLES, pytest.param(NIGHTLY_EXAMPLES, marks=pytest.mark.nightly)]
 )

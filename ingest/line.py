@@ -95,6 +95,7 @@ class Line:
         self._connection: ArrivalConnection | None = None
         self._paused = False
         self._answers = 0
+        self._wanted = frozenset(address.endpoint.channels)
         self._confirmed: set[tuple[str, str]] = set()
         self._retries = 0
         self._retry_at = 0.0
@@ -144,7 +145,10 @@ class Line:
 
     def _acknowledged(self, notice: Notice) -> None:
         if notice.channel:
-            self._confirmed.add((notice.channel, notice.native))
+            channel = notice.channel, notice.native
+            if channel in self._confirmed or channel not in self._wanted:
+                return  # acks are repeated (OKX): they answer nothing more
+            self._confirmed.add(channel)
         else:
             self._confirmed.update(self._address.endpoint.channels)
         if self.subscribed and self._retries:

@@ -181,7 +181,8 @@ def _read(file: BinaryIO, name: str, report: ReadReport) -> Iterator[tuple[int, 
     except OSError as error:
         raise RecordingError(f"can't read the recording {name}: {error}") from error
     if not good:
-        what = f"it starts with {first!r}" if first else "it is empty"
+        half = report.problems[0] if report.problems else "it is empty"
+        what = f"it starts with {first!r}" if first else half
         message = f"{name} is no frame recording (`<local ns> <frame>` a line): {what}"
         raise RecordingError(message)
 

@@ -15,7 +15,7 @@ from websockets.frames import Opcode
 from ingest import line as module
 from ingest.clock import ArrivalClock
 from ingest.feed import MAX_DELAY_S, Feed, back_off
-from ingest.instruments import BINANCE
+from ingest.instruments import BINANCE, OKX
 from ingest.line import Line
 from ingest.venues import Frame, ParseReport, venue
 from tests.ingest.collecting import (
@@ -26,6 +26,7 @@ from tests.ingest.collecting import (
     until,
     venue_server,
 )
+from tests.ingest.parsing import instrument
 
 
 class Watched:
@@ -267,6 +268,45 @@ async def test_pausing_leaves_the_data_with_the_venue() -> None:
         assert len(watched.frames) == received
         watched.feed.resume()
         await until(lambda: len(watched.frames) > received)
+
+
+async def test_an_ack_that_is_repeated_answers_nothing_more() -> None:
+    swap = instrument(OKX, "BTC-USDT-SWAP")
+    [endpoint] = venue(OKX).endpoints([swap], "trades")
+    assert endpoint.acks == 2
+    rest = asyncio.Event()
+    told: list[int] = []
+
+    async def handle(connection: ServerConnection) -> None:
+        arguments = orjson.loads(await connection.recv())["args"]
+        acks = [orjson.dumps({"event": "subscribe", "arg": a}).decode() for a in arguments]
+        for _ in range(3):
+            await connection.send(acks[0])
+        await connection.send('{"event":"subscribe","arg":{"channel":"x","instId":"y"}}')
+        await rest.wait()
+        await connection.send(acks[1])
+        await connection.wait_closed()
+
+    def deliver(line: Line, frames: list[Frame]) -> None:
+        report = ParseReport()
+        venue(OKX).parse(frames, {}, 0, report)
+        told.extend(1 for _ in report.notices)
+        for notice in report.notices:
+            line.notice(notice)
+
+    async with venue_server(handle) as port:
+        url = f"ws://127.0.0.1:{port}"
+        feed = Feed(OKX, url, endpoint, None, ArrivalClock(), deliver, lambda *_: None)
+        task = asyncio.create_task(feed.run())
+        try:
+            await until(lambda: len(told) == 4)
+            assert not feed.subscribed
+            rest.set()
+            await until(lambda: feed.subscribed)
+            assert len(told) == 5
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def test_back_off_doubles_up_to_its_limit_with_jitter() -> None:

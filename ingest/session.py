@@ -60,8 +60,10 @@ class Session:
         batch_rows: int,
         checks: Continuity | None = None,
         found: Callable[[Gap], None] = lambda gap: None,
+        covered: Callable[[Coverage], None] = lambda coverage: None,
     ) -> None:
-        """`checks` knows what earlier sessions left on the log; `found` is told of each new gap."""
+        """`checks` knows what earlier sessions left on the log; `found` is told of each new gap,
+        `covered` of each coverage when it is due for the log."""
         self.source = source
         self._venue = venue
         self._universe = universe
@@ -80,11 +82,12 @@ class Session:
         self._state = ParserState()
         self._continuity = checks or continuity(source.exchange)
         self._found = found
+        self._cover = covered
         self._aggregates: list[tuple[int, int]] = []
         self._report = ParseReport(aggregates=self._aggregates)
         self._told: set[str] = set()
         self._seq: Counter[tuple[str, int]] = Counter()
-        self._covered: list[tuple[int, frozenset[str]]] = []
+        self._covered: list[tuple[int, frozenset[str], bool]] = []
         self._steps = (clock.steps_back, clock.steps_forward)
 
     def start(self) -> list[NewRecord]:
@@ -107,10 +110,10 @@ class Session:
         full = max(map(len, self._trades + self._quotes)) >= self._batch_rows
         return self.flush() if full else []
 
-    def subscribed(self, natives: Sequence[str], local_from: int) -> None:
-        """Every subscription has been answered; those of `natives` stand from `local_from` on."""
+    def subscribed(self, natives: Sequence[str], local_from: int, *, anew: bool = False) -> None:
+        """All subscriptions of `natives` stand from `local_from` on; `anew`: see `Coverage`."""
         symbols = {i.native: i.symbol for i in self._universe.instruments}
-        self._covered.append((local_from, frozenset(symbols[native] for native in natives)))
+        self._covered.append((local_from, frozenset(symbols[n] for n in natives), anew))
 
     def update(self, universe: Universe) -> list[NewRecord]:
         """Everything received so far, by the instruments so far; what follows by `universe`.
@@ -233,14 +236,15 @@ class Session:
         """Coverage of every partition, once: with the first live tick after subscribing."""
         due = []
         for covered in list(self._covered):
-            local_from, symbols = covered
+            local_from, symbols, anew = covered
             first = _first_live(batches, local_from)
             if first is None:
                 continue
             self._covered.remove(covered)
             exchange_from = max(local_from, first)
+            self._cover(Coverage(sorted(symbols), local_from, exchange_from, anew))
             for p, mine in enumerate(self._symbols_by_partition(symbols)):
-                value = Coverage(mine, local_from, exchange_from).encode()
+                value = Coverage(mine, local_from, exchange_from, anew).encode()
                 due += [self._record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine]
         return due
 

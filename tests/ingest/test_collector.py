@@ -275,7 +275,8 @@ async def test_frames_are_recorded_as_they_came(log: BadLog, tmp_path: Path) -> 
         for r in part
         if r.headers["type"] == "coverage"
     )
-    assert report.headers[-1][1].local_from == coverage.local_from
+    assert {c.local_from for c in report.coverage} == {coverage.local_from}
+    assert {c.exchange_from for c in report.coverage} == {coverage.exchange_from}
     assert report.headers[-1][1].session == records["ticks.trades", 0][0].headers["session"]
 
 

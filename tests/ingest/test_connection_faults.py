@@ -11,9 +11,10 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import collector as module
 from ingest import feed as feeds
+from ingest import feeds as module
 from ingest import line as lines
+from ingest import subscriptions
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
@@ -232,7 +233,7 @@ async def test_a_reconnect_storm_ends_with_everything_subscribed(tmp_path: Path)
 async def test_a_refused_subscription_is_retried_and_the_others_go_on(
     exchange: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "RETRY_S", 0.3)
+    monkeypatch.setattr(subscriptions, "RETRY_S", 0.3)
     native = NATIVES[exchange][1]
 
     def refuse(scene: Scene) -> None:
@@ -251,7 +252,7 @@ async def test_a_refused_subscription_is_retried_and_the_others_go_on(
 async def test_a_subscription_that_stays_refused_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "RETRY_S", 0.02)
+    monkeypatch.setattr(subscriptions, "RETRY_S", 0.02)
     wrong = Instrument(OKX, "NOPE-USDT-SWAP", "perpetual-NOPE-USDT:USDT")
     with capture_logs() as told:
         async with playing(OKX, tmp_path, extra=(wrong,)) as scene:
@@ -260,8 +261,8 @@ async def test_a_subscription_that_stays_refused_is_given_up(
             )
             await scene.flows()
     counts = Counter(e["event"] for e in told if e.get("symbols") == ["NOPE-USDT-SWAP"])
-    assert counts["asking again for refused subscriptions"] == 2 * lines.RETRIES
-    assert counts["subscription refused"] == 2 * (1 + lines.RETRIES)
+    assert counts["asking again for refused subscriptions"] == 2 * subscriptions.RETRIES
+    assert counts["subscription refused"] == 2 * (1 + subscriptions.RETRIES)
 
 
 @pytest.mark.parametrize("kind", sim.FRAMES)

@@ -142,8 +142,8 @@ class Feed:
                 self._trouble.failed(reason, self)
                 await asyncio.sleep(delay)
         finally:
-            self._trouble.over(self)
-            self._trouble.over((self, "next"))
+            self._trouble.forget(self)
+            self._trouble.forget((self, "next"))
             await self._end([running for running in (self._current, self._next) if running])
 
     async def _stand(self) -> str:

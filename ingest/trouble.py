@@ -58,6 +58,10 @@ class Trouble:
             self._log.warning(self._what, reason=reason)
             self._told.add(reason)
 
+    def forget(self, who: Hashable = None) -> None:
+        """`who` doesn't try any more."""
+        self._failing.discard(who)
+
     def over(self, who: Hashable = None) -> None:
         """`who` doesn't fail any more; told if it was the last that did."""
         if who in self._failing:

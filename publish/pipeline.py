@@ -26,6 +26,7 @@ from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument
 from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Fenced, Log
+from ingest.log_wait import until_answered
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
 from publish import health
@@ -48,8 +49,8 @@ class PipelineError(UserError):
 async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Run the pipeline until SIGTERM or SIGINT, or until `stopping` is set.
 
-    A venue that can't be reached is told and tried again while the others run. Raises `UserError`s:
-    a log or a store that can't be used.
+    A venue that can't be reached is told and tried again while the others run, a log that can't be
+    reached likewise before anything runs. Raises `UserError`s: a log or a store that can't be used.
     """
     stopping = stopping or asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -60,11 +61,12 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
     await asyncio.to_thread(store.check)
     log = open_log(settings.log)
     try:
-        partitions = settings.log.partitions
-        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), partitions))
+        topics = dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), settings.log.partitions)
         keepers = [_keeper(settings, log, *item) for item in settings.venues.enabled().items()]
         async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
-            await _run(settings, log, store, keepers, stopping)
+            await until_answered(lambda: log.create(topics), stopping, "pipeline")
+            if not stopping.is_set():
+                await _run(settings, log, store, keepers, stopping)
     except Fenced as error:
         raise _taken(settings) from error
     finally:

@@ -20,7 +20,7 @@ from ingest.collector import Collector, CollectorSettings
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
 from ingest.log import Record
 from ingest.log.sqlite import SqliteLog
-from ingest.records import TRADES
+from ingest.records import TRADES, Coverage
 from ingest.simulator import Market, Simulator, market_feed
 from ingest.simulator import faults as sim
 from ingest.simulator.faults import ConnectionFaults, Fault, script
@@ -82,6 +82,11 @@ class Scene:
             for r in await self.records()
             if r.headers["type"] == "event"
         ]
+
+    async def coverages(self) -> list[Coverage]:
+        """By time; each is in both topics."""
+        found = {r.value for r in await self.records() if r.headers["type"] == "coverage"}
+        return sorted(map(Coverage.decode, found), key=lambda c: c.local_from)
 
     async def trade_ids(self, symbol: str) -> list[int]:
         batches = [
@@ -244,6 +249,13 @@ async def test_a_refused_subscription_is_retried_and_the_others_go_on(
             await scene.flows()
             await until(lambda: scene.simulator.subscribed == 4, "the refused one too")
             assert "disconnected" not in await scene.events()
+            await until(lambda: not scene.collector.uncovered, "its coverage")
+            await scene.flows()
+            first, later = await scene.coverages()
+    # It is covered from when it was accepted, and did not hold the other back.
+    assert len(first.symbols) == len(later.symbols) == 1
+    assert first.symbols[0] == BTC[exchange] != later.symbols[0]
+    assert later.local_from - first.local_from > 0.2e9
     refused = [e for e in told if e["event"] == "subscription refused"]
     assert refused
     assert all(e["symbols"] == [native] for e in refused)

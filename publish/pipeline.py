@@ -32,6 +32,7 @@ from ingest.venues import VENUES
 from publish import health
 from publish.log import open_log, place
 from publish.publisher import Publisher
+from publish.serve import beside
 from publish.settings import Settings, Venue
 from publish.store import Store
 
@@ -119,6 +120,7 @@ async def _run(
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         downstream = await stack.enter_async_context(_downstream(settings, store))
+        await stack.enter_async_context(beside(settings, store))
         tasks = [asyncio.create_task(k.run(), name="collector") for k in keepers]
         tasks.append(asyncio.create_task(_retain(settings, log), name="retention"))
         tasks.append(asyncio.create_task(_ended(downstream), name="aggregation and publishing"))

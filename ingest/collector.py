@@ -28,7 +28,7 @@ from ingest.feeds import Feeds, cancel, raise_first
 from ingest.frame_recording import FrameRecording
 from ingest.healing import Healer
 from ingest.instruments import Instrument
-from ingest.limits import LIMITS, Limiter, Limits
+from ingest.limits import limiter, limits
 from ingest.line import Line
 from ingest.log import Log, NewRecord
 from ingest.log_wait import until_answered
@@ -60,7 +60,8 @@ class CollectorSettings:
     they are only recorded. A punctuation is written every `punctuation_ms`. Frames are
     recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
     records wait for the log, until fewer than `low_water` do; with `spool_dir` records that the log
-    does not take wait on disk first, up to `spool_bytes`, and survive a kill.
+    does not take wait on disk first, up to `spool_bytes`, and survive a kill. The venue's limits
+    are an address's: each of `processes` that collect it from there uses its part.
     """
 
     exchange: str
@@ -77,6 +78,7 @@ class CollectorSettings:
     low_water: int = LOW_WATER
     spool_dir: Path | None = None
     spool_bytes: int = SPOOL_BYTES
+    processes: int = 1
 
 
 class Collector:
@@ -110,7 +112,7 @@ class Collector:
         self._covering = Covering(list(self._active))
         self._universe = Universe(instruments)
         self._trades = settings.trades or self._venue.trade_channels[0]
-        most = LIMITS.get(settings.exchange, Limits()).subscriptions
+        most = limits(settings.exchange, settings.processes).subscriptions
         streams = sum(len(e.channels) for e in self._venue.endpoints(instruments, self._trades))
         if most is not None and streams > most:
             raise ValueError(
@@ -242,7 +244,7 @@ class Collector:
             settings.ws_url or self._venue.ws_url,
             self._trades,
             list(self._active.values()),
-            Limiter(LIMITS.get(settings.exchange, Limits())),
+            limiter(settings.exchange, settings.processes),
             self._clock,
             self._deliver,
             self._changed,
@@ -291,6 +293,7 @@ class Collector:
             self._natives_by_symbol,
             lambda symbol, prints: self._put(self._session.healed(symbol, prints)),
             lambda gap: self._put(self._session.gap(gap)),
+            settings.processes,
         )
 
     def _open_spool(self) -> Spool | None:

@@ -103,6 +103,7 @@ def _collector(
             record_dir=ingest.record_dir,
             spool_dir=ingest.spool_dir or Path(f"{settings.log.path}.spool"),
             spool_bytes=ingest.spool_mb << 20,
+            processes=ingest.processes_per_address,
         ),
         instruments,
         log,

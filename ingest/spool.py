@@ -3,7 +3,8 @@
 A segment is a sequence of frames: length and crc32 of the body (two little-endian u32), then the
 body: the record's topic, partition and headers as a line of JSON, then its value. A record is
 handed to the operating system before `write` returns, so kill -9 loses none; `sync`, which the
-appender calls about once a second, makes it safe from a power failure too. A frame cut short by a kill is no record and is cut off at the next open.
+appender calls about once a second, makes it safe from a power failure too. A frame cut short by a
+kill is no record and is cut off at the next open.
 
 What the log took is forgotten by whole segments, so after a kill up to one segment is appended
 again; its batches carry the same (collector, session, seq) and are skipped downstream.

@@ -135,6 +135,33 @@ class Appender:
         """Wait until everything put so far is durable; `run` must be running."""
         await self._empty.wait()
 
+    async def finish(self, running: "asyncio.Task[None]", patience_s: float) -> None:
+        """End `run` once the log has taken what waits; what it doesn't in time stays spooled."""
+        spool = self._spool
+        drained = asyncio.create_task(self.drain())
+        # A log that is down is not waited for when nothing is lost by it.
+        timeout = 0.0 if spool is not None and self.failing else patience_s
+        await asyncio.wait({running, drained}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, running):
+            task.cancel()
+        await asyncio.gather(drained, running, return_exceptions=True)
+        if spool is not None:
+            await self.spill()
+            await asyncio.to_thread(spool.close)
+        if spool is not None and self.spooled:
+            _log.warning(
+                "stopped before the log took everything; the next start appends the rest",
+                exchange=self._exchange,
+                records=self.spooled,
+                spool=str(spool.directory),
+            )
+        if self.waiting > self.spooled:
+            _log.error(
+                "stopped before the log took everything",
+                exchange=self._exchange,
+                records_lost=self.waiting - self.spooled,
+            )
+
     async def spill(self) -> None:
         """Move what waits in memory to the spool, as far as there is room."""
         spool = self._spool

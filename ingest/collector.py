@@ -10,23 +10,22 @@ true: when it is taken, every frame stamped before has been handed over.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
 
-from ingest.appender import HIGH_WATER, LOW_WATER, Appender
+from ingest.appender import Appender
 from ingest.batches import Universe
 from ingest.changes import changes
 from ingest.clock import ArrivalClock
+from ingest.collector_settings import CollectorSettings
 from ingest.continuity import Continuity
 from ingest.covering import Covering
 from ingest.fallback import Switch
 from ingest.feed import Feed
 from ingest.feeds import Feeds, cancel, raise_first
 from ingest.frame_recording import FrameRecording
-from ingest.healing import Healer
+from ingest.healing import Healer, budget
 from ingest.instruments import Instrument
 from ingest.limits import limiter, limits
 from ingest.line import Line
@@ -38,47 +37,16 @@ from ingest.records import TICK_TOPICS, Source
 from ingest.resume import resume
 from ingest.session import Session
 from ingest.spool import Spool
+from ingest.symbol_checks import SymbolChecks
 from ingest.venues import Channel, Frame, venue
 
 SPOOL_DRAIN_S = 5.0
 """How long a start waits for spooled records to reach the log before it looks for gaps."""
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
-SPOOL_BYTES = 1 << 30
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class CollectorSettings:
-    """What one collector of one exchange does.
-
-    `ws_url` and `trades` default to the venue's own. Collectors with the same subscriptions share
-    a `shard`, by default the exchange's name. Ticks wait at most `batch_ms` or until `batch_rows`
-    of a kind and partition are there. Gaps in the trades are filled from `rest_url`; without one
-    they are only recorded. A punctuation is written every `punctuation_ms`. Frames are
-    recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
-    records wait for the log, until fewer than `low_water` do; with `spool_dir` records that the log
-    does not take wait on disk first, up to `spool_bytes`, and survive a kill. The venue's limits
-    are an address's: each of `processes` that collect it from there uses its part.
-    """
-
-    exchange: str
-    ws_url: str | None = None
-    rest_url: str | None = None
-    trades: str | None = None
-    collector: str = "c1"
-    shard: str | None = None
-    batch_ms: float = 50.0
-    batch_rows: int = 4096
-    punctuation_ms: float = 250.0
-    record_dir: Path | None = None
-    high_water: int = HIGH_WATER
-    low_water: int = LOW_WATER
-    spool_dir: Path | None = None
-    spool_bytes: int = SPOOL_BYTES
-    processes: int = 1
 
 
 class Collector:
@@ -224,7 +192,7 @@ class Collector:
         appending = asyncio.create_task(self._appender.run())
         checks = await self._answered(self._checks)
         if checks is None:
-            await self._drain(appending)
+            await self._appender.finish(appending, STOP_S)
             return
         self._healer = self._healer_of(settings)
         self._recording = self._recording_of(session_id)
@@ -254,6 +222,9 @@ class Collector:
         working = [asyncio.create_task(self._feeds.run()), asyncio.create_task(self._keep_time())]
         if self._healer is not None:
             working.append(asyncio.create_task(self._healer.run()))
+        if settings.rest_url is not None:
+            checks_of_symbols = self._symbol_checks(settings.rest_url)
+            working.append(asyncio.create_task(checks_of_symbols.run()))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({appending, stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
@@ -262,7 +233,7 @@ class Collector:
             self._put(self._session.end())
             if self._recording is not None:
                 self._recording.close()
-            await self._drain(appending)
+            await self._appender.finish(appending, STOP_S)
         raise_first([appending, *working])
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T | None:
@@ -296,6 +267,31 @@ class Collector:
             settings.processes,
         )
 
+    def _symbol_checks(self, rest_url: str) -> SymbolChecks:
+        settings = self._settings
+        return SymbolChecks(
+            settings.exchange,
+            rest_url,
+            budget(settings.exchange, settings.processes),
+            self._clock,
+            self._session.watch,
+            lambda: self._universe,
+            self._heard,
+            self._silent,
+        )
+
+    def _heard(self) -> set[str]:
+        """Native ids of which everything should be heard now."""
+        return set() if self._feeds is None or self._appender.paused else self._feeds.standing
+
+    def _silent(self, native: str, kind: str, again: bool) -> None:
+        symbol = self._active[native].symbol
+        self._put(self._session.event("symbol-silent", native=native, symbol=symbol, kind=kind))
+        if self._feeds is not None and again:
+            self._feeds.renew(native, "silence")
+        elif self._feeds is not None:
+            self._feeds.subscribe_anew(native)
+
     def _open_spool(self) -> Spool | None:
         settings = self._settings
         if settings.spool_dir is None:
@@ -321,6 +317,7 @@ class Collector:
         if what in ("connected", "disconnected", "replaced"):
             self._put(self._session.event(what, path=feed.path, reason=reason))
         if what in ("subscribed", "replaced"):
+            self._session.listen({native for _, native in feed.endpoint.channels})
             self._cover()
         # Some venues confirm one by one: what comes between two flushes is one coverage.
         self._confirmed |= what == "confirmed"
@@ -372,31 +369,3 @@ class Collector:
     def _resume(self) -> None:
         if self._feeds is not None:
             self._feeds.resume()
-
-    async def _drain(self, appending: asyncio.Task[None]) -> None:
-        """Let the log take what waits; what it doesn't take in time stays in the spool."""
-        appender, spool = self._appender, self._spool
-        drained = asyncio.create_task(appender.drain())
-        # A log that is down is not waited for when nothing is lost by it.
-        timeout = 0.0 if spool is not None and appender.failing else STOP_S
-        await asyncio.wait(
-            {appending, drained}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        await cancel([drained, appending])
-        if spool is not None:
-            await appender.spill()
-            await asyncio.to_thread(spool.close)
-        spooled = appender.spooled
-        if spool is not None and spooled:
-            _log.warning(
-                "stopped before the log took everything; the next start appends the rest",
-                exchange=self._settings.exchange,
-                records=spooled,
-                spool=str(spool.directory),
-            )
-        if appender.waiting > spooled:
-            _log.error(
-                "stopped before the log took everything",
-                exchange=self._settings.exchange,
-                records_lost=appender.waiting - spooled,
-            )

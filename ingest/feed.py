@@ -126,6 +126,11 @@ class Feed:
         for running in self._lines():
             running.line.want(endpoint.channels)
 
+    def renew(self, reason: str) -> None:
+        """Replace the connection by another."""
+        if self._current is not None:
+            self._current.line.renew = self._current.line.renew or reason
+
     def subscribe_anew(self, channels: Iterable[Channel]) -> None:
         """Leave these and subscribe them again, on the connection there is."""
         if self._current is not None:

@@ -121,6 +121,18 @@ class Feeds:
         for feed in self._feeds:
             feed.subscribe_anew([c for c in feed.endpoint.channels if c[1] == native])
 
+    @property
+    def standing(self) -> set[str]:
+        """Native ids whose subscriptions all stand."""
+        wanted, carries = self.wanted, self.carries
+        return {native for _, native in wanted} - {native for _, native in wanted - carries}
+
+    def renew(self, native: str, reason: str) -> None:
+        """Replace the connections that carry an instrument by others."""
+        for feed in self._feeds:
+            if any(channel[1] == native for channel in feed.endpoint.channels):
+                feed.renew(reason)
+
     def saw(self, trades: int, quotes: int) -> None:
         """So many single trades and quotes have come since the last call."""
         if self._fallback is not None:

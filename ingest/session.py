@@ -9,7 +9,7 @@ What it returns must be appended in the order it was returned; then
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from ingest.history import Print
 from ingest.instruments import partition_of
 from ingest.log import NewRecord
 from ingest.records import QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, GapRecord, Source
+from ingest.symbol_watch import SymbolWatch
 from ingest.ticks import HEALED, I64, LIVE, Quotes, Trades, encode
 from ingest.venues import Frame, Notice, ParseReport, ParserState, Row, Venue
 
@@ -83,6 +84,7 @@ class Session:
         self._continuity = checks or continuity(source.exchange)
         self._found = found
         self._cover = covered
+        self.watch = SymbolWatch()
         self._aggregates: list[tuple[int, int]] = []
         self._report = ParseReport(aggregates=self._aggregates)
         self._told: set[str] = set()
@@ -112,8 +114,13 @@ class Session:
 
     def subscribed(self, natives: Sequence[str], local_from: int, *, anew: bool = False) -> None:
         """All subscriptions of `natives` stand from `local_from` on; `anew`: see `Coverage`."""
+        self.listen(natives)
         symbols = {i.native: i.symbol for i in self._universe.instruments}
         self._covered.append((local_from, frozenset(symbols[n] for n in natives), anew))
+
+    def listen(self, natives: Iterable[str]) -> None:
+        """These have been subscribed (again): silence of a symbol counts from now."""
+        self.watch.start([self._routes[n].code for n in natives], self._clock.now())
 
     def update(self, universe: Universe) -> list[NewRecord]:
         """Everything received so far, by the instruments so far; what follows by `universe`.
@@ -131,6 +138,7 @@ class Session:
         trades = self._checked(self._batches(self._trades, trades_batch))
         quotes = self._batches(self._quotes, quotes_batch)
         self.quotes += sum(map(len, quotes.values()))
+        self.watch.heard(list(trades.values()), list(quotes.values()))
         due = self._coverage([*trades.values(), *quotes.values()])
         due += [self._record(TRADES_TOPIC, p, records.TRADES, encode(b)) for p, b in trades.items()]
         due += [self._record(QUOTES_TOPIC, p, records.QUOTES, encode(b)) for p, b in quotes.items()]

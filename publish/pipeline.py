@@ -20,7 +20,8 @@ import structlog
 from aggregate.aggregator import Aggregator
 from aggregate.shard import Rules
 from ingest.clock import ArrivalClock
-from ingest.collector import Collector, CollectorSettings
+from ingest.collector import Collector
+from ingest.collector_settings import CollectorSettings
 from ingest.errors import UserError
 from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument

@@ -138,12 +138,14 @@ class KafkaSettings(Section):
     """A Kafka cluster as the log. `servers`: "host:port,host:port".
 
     `prefix`: before all names of topics and transactional ids. `replication`: of topics that
-    perpflow makes; by default 3, or the number of brokers if that is smaller.
+    perpflow makes; by default 3, or the number of brokers if that is smaller. `session`: after so
+    long without a sign of life of an aggregator others take its partitions.
     """
 
     servers: Annotated[str, StringConstraints(pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")]
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
     replication: Annotated[int, Number, Field(ge=1, le=32)] | None = None
+    session: Annotated[Duration, _at_least("1s")] = 10_000_000_000
     tls: bool = False
     ca_file: Path | None = None
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None

@@ -30,6 +30,8 @@ PURE = (
     "ingest/covering.py",
     "ingest/changes.py",
     "ingest/reassign.py",
+    "ingest/log/sharing.py",
+    "ingest/log/membership.py",
     "ingest/venues/*.py",
     *(f"ingest/simulator/{n}.py" for n in ("market", "prices", "flow", "frames", "venue_frames")),
     *(f"ingest/simulator/{n}.py" for n in ("listings", "protocols")),

@@ -88,9 +88,11 @@ async def _run(
     with contextlib.ExitStack() as outermost:
         try:
             async with pipeline.opened(settings) as log:
-                daemon = make(log)
-                async with health.served(settings.metrics, daemon.ready):
-                    await _until(settings, stopping, daemon, outermost)
+                made: list[_Daemon] = []
+                async with health.served(settings.metrics, lambda: any(d.ready() for d in made)):
+                    if await pipeline.ready(settings, log, stopping):
+                        made.append(make(log))
+                        await _until(settings, stopping, made[0], outermost)
         except Fenced as error:
             raise pipeline.taken(settings) from error
     _log.info("stopped")

@@ -20,13 +20,15 @@ import structlog
 from aggregate.aggregator import Aggregator
 from aggregate.shard import Rules
 from ingest.clock import ArrivalClock
-from ingest.collector import Collector, CollectorSettings
+from ingest.collector import Collector
+from ingest.collector_settings import CollectorSettings
 from ingest.errors import UserError
 from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument
 from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Fenced, Log
 from ingest.log.membership import Fixed, Membership
+from ingest.log_wait import until_answered
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
 from publish import health
@@ -50,8 +52,8 @@ class PipelineError(UserError):
 async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Run the pipeline until SIGTERM or SIGINT, or until `stopping` is set.
 
-    A venue that can't be reached is told and tried again while the others run. Raises `UserError`s:
-    a log or a store that can't be used.
+    A venue that can't be reached is told and tried again while the others run, a log that can't be
+    reached likewise before anything runs. Raises `UserError`s: a log or a store that can't be used.
     """
     stopping = on_signals(stopping)
     store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
@@ -60,7 +62,8 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
         async with opened(settings) as log:
             keepers = [keeper(settings, log, *item) for item in settings.venues.enabled().items()]
             async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
-                await _run(settings, log, store, keepers, stopping)
+                if await ready(settings, log, stopping):
+                    await _run(settings, log, store, keepers, stopping)
     except Fenced as error:
         raise taken(settings) from error
 
@@ -76,13 +79,19 @@ def on_signals(stopping: asyncio.Event | None = None) -> asyncio.Event:
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Log]:
-    """The log with its topics, closed when the block ends."""
+    """The log, closed when the block ends."""
     log = open_log(settings.log)
     try:
-        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), settings.log.partitions))
         yield log
     finally:
         await log.close()
+
+
+async def ready(settings: Settings, log: Log, stopping: asyncio.Event) -> bool:
+    """Make or check the log's topics, however long it can't be reached; False at a stop before."""
+    topics = dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), settings.log.partitions)
+    await until_answered(lambda: log.create(topics), stopping, place(settings.log))
+    return not stopping.is_set()
 
 
 def keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
@@ -115,6 +124,7 @@ def _collector(
             record_dir=ingest.record_dir,
             spool_dir=ingest.spool_dir or Path(f"{settings.log.path}.spool"),
             spool_bytes=ingest.spool_mb << 20,
+            processes=ingest.processes_per_address,
         ),
         instruments,
         log,

@@ -237,6 +237,8 @@ class IngestSettings(Section):
     """Collectors. `record_dir`: where raw frames are recorded too; none: they are not.
 
     `refresh`: how often the venues' instrument lists are read for listings and changes.
+    `processes_per_address`: how many perpflow processes collect the same venues from this machine's
+    address; each uses that part of the venues' limits on connections, messages and REST requests.
     What the log can't take waits in `spool_dir` (by default beside the log, `<log.path>.spool`), up
     to `spool_mb` a venue, then reading pauses.
     """
@@ -247,6 +249,7 @@ class IngestSettings(Section):
     punctuation_ms: Annotated[int, Number, Field(ge=10, le=5000)] = 250
     record_dir: Path | None = None
     refresh: Annotated[Duration, _at_least("1s")] = 60_000_000_000
+    processes_per_address: Annotated[int, Number, Field(ge=1, le=100)] = 1
     spool_dir: Path | None = None
     spool_mb: Annotated[int, Number, Field(ge=1)] = 1024
 

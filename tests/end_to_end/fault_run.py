@@ -68,6 +68,8 @@ PAUSES = {
 }
 """Real seconds after a fault until the next one, so that each is met by standing connections."""
 FRAME_PAUSE_S = 0.4
+CALM_S = 3.0
+"""Real seconds after the last fault."""
 TRADES = r"@trade$|^trades"
 BTC_TRADES = r"^btcusdt@trade$|^trades(-all)?:BTC(-USDT-SWAP)?$"
 
@@ -135,7 +137,7 @@ def plan(seed: int, speed: float, seconds: float) -> Plan:
     begin = max(_all_traded(seed, exchange) for exchange in EXCHANGES) + 2.0 * speed
     order, at = Random(seed), begin
     script: list[sim.Fault] = []
-    while not script or at < seconds:
+    while not script or at + CALM_S * speed < seconds:
         faults, at = one_round(order, at, speed)
         script += faults
     middle = (begin + at) / 2
@@ -178,7 +180,7 @@ def feed_of(script: Plan, exchange: str) -> Feed:
     """The market until everything has traded after the last fault: what is dropped behind a
     symbol's last trade nobody can know."""
     feed = market_feed(market(script.seed, exchange))
-    calm = START + round((script.end + 3.0 * script.speed) * NS)
+    calm = START + round((script.end + CALM_S * script.speed) * NS)
     waiting = {trade_key(exchange, n) for n in NATIVES[exchange] if n != DELISTED[exchange]}
 
     def chunks() -> Iterator[list[Event]]:

@@ -121,12 +121,11 @@ def symbol_of(seed: int, exchange: str, native: str) -> str:
 
 
 def assert_every_fault_struck(script: Plan, simulator: Simulator) -> None:
-    rounds = script.connections.struck[sim.SILENT]
     assert set(script.connections.struck) == set(sim.KINDS)
     for exchange in EXCHANGES:
         for kind in set(sim.KINDS) - {sim.NOTICE}:
-            assert script.connections.hits[kind, exchange] >= rounds, (kind, exchange)
-    assert script.connections.hits[sim.NOTICE, OKX] >= rounds
+            assert script.connections.hits[kind, exchange] > 0, (kind, exchange)
+    assert script.connections.hits[sim.NOTICE, OKX] > 0
     struck = script.data.struck
     for kind in ("drop", "duplicate", "reorder", "delay", "shift", "429", "418"):
         assert struck[kind] >= 5, (kind, struck)

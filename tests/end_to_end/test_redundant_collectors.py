@@ -26,7 +26,7 @@ from ingest.ticks import HEALED
 from publish.publisher import Publisher
 from publish.replay import ReplayOptions, replay
 from publish.store import Store
-from tests.end_to_end.collect import PARTITIONS, START_S, collecting
+from tests.end_to_end.collect import PARTITIONS, START_S, Running, collecting
 from tests.end_to_end.fault_accounts import OnLog, assert_accounted_for, read_trades
 from tests.end_to_end.fault_run import trade_key
 from tests.end_to_end.processes import published, simulator, wait_until
@@ -67,9 +67,11 @@ async def test_two_killed_in_turn_give_the_bars_of_the_whole_market(
         collecting(log, port, ("a", "b"), natives) as both,
     ):
         began = max(time.monotonic(), time.monotonic() + start - time.time())
+        turn: list[Running] = []
         while time.monotonic() < began + span - HANDOVER_S:
             await asyncio.sleep(HANDOVER_S + moments.uniform(0.0, 1.5))
-            victim = moments.choice(both)
+            turn = turn or moments.sample(both, 2)
+            victim = turn.pop()
             victim.kill()
             await asyncio.sleep(moments.uniform(0.0, 1.0))
             victim.start()
@@ -81,8 +83,7 @@ async def test_two_killed_in_turn_give_the_bars_of_the_whole_market(
             one.stop()
     kills = [one.kills for one in both]
     print(f"kills: {kills}")
-    assert min(kills) >= 1
-    assert sum(kills) >= span // 8
+    assert min(kills) >= max(1, span // 60)
     await published_bars(log)
     for exchange in EXCHANGES:
         assert_bars_of_the_market(tmp_path, exchange, start, span, natives[exchange])
@@ -121,9 +122,11 @@ def assert_bars_of_the_market(
             first = min(got[key])  # windows before the collectors stood are withheld
             assert first <= start + START_S
             expected = {at: row for at, row in rows.items() if at >= first}
-            for row in (*got[key].values(), *expected.values()) if first > min(rows) else ():
+            # The recording ends inside its last second.
+            made = {at: row for at, row in got[key].items() if at <= max(rows)}
+            for row in (*made.values(), *expected.values()) if first > min(rows) else ():
                 row.pop("flow_toxicity_score", None)  # which looks back to the first of all
-            assert got[key] == expected, (dataset, key)
+            assert made == expected, (dataset, key)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.nightly)])

@@ -110,7 +110,9 @@ class Session:
     def subscribed(self, natives: Sequence[str], local_from: int) -> None:
         """Every subscription has been answered; those of `natives` stand from `local_from` on."""
         symbols = {i.native: i.symbol for i in self._universe.instruments}
-        self._covered.append((local_from, frozenset(symbols[native] for native in natives)))
+        covered = frozenset(symbols[native] for native in natives)
+        self._covered.append((local_from, covered))
+        self._continuity.covered(covered, local_from)
 
     def update(self, universe: Universe) -> list[NewRecord]:
         """Everything received so far, by the instruments so far; what follows by `universe`.
@@ -148,7 +150,8 @@ class Session:
         due += [
             self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
         ]
-        if what == "disconnected":
+        # What replaces a connection that fell silent comes too late for what that left out.
+        if what == "disconnected" or details.get("reason") == "silence":
             self._continuity.interrupted(DISCONNECT)
         return due
 

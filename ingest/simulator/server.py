@@ -22,6 +22,7 @@ from ingest.simulator.venue_feed import VenueFeed
 
 _STEP_EVENTS = 1_000  # of a feed, sent between two looks at the clients, when time is free
 _LONGEST_SLEEP = 0.02
+_LONGEST_STEP = 0.05  # seconds made up for between two looks at the clients
 _HOUSEKEEPING = 0.5
 
 
@@ -31,7 +32,8 @@ class Simulator:
     Market time starts at the earliest origin of the feeds, once the wall clock has reached
     `not_before_ns` and `streams` subscriptions to streams that are served have arrived. Then it
     runs `speed` times as fast as real time, or with `inf` as fast as the clients take it; a client
-    that doesn't read delays them all. With `hold` it stands still while fewer than `streams` (at
+    that doesn't read delays them all. Where the machine is too slow for a `speed` other than 1 (at
+    which exchange stamps follow the wall clock) market time is slower too. With `hold` it stands still while fewer than `streams` (at
     least one) are subscribed; what is sent afterwards keeps its exchange stamps.
 
     A new subscription is first sent what its stream sent in the last `resend_s` seconds of market
@@ -257,7 +259,11 @@ class Simulator:
         """Up to where on the feeds' clock events are to be sent now."""
         if self._clock is not None:
             self._clock.resume()
-            return self._origin + self._clock.now()
+            due = self._origin + self._clock.now()
+            furthest = self._sent + round(_LONGEST_STEP * self._speed * 1e9)
+            if due > furthest and self._speed != 1.0:
+                self._clock.slip(due - furthest)
+            return min(due, furthest)
         ahead = (venue.time_ahead(_STEP_EVENTS) for venue in self._venues.values())
         return min(time for time in ahead if time is not None)
 

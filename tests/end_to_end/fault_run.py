@@ -218,7 +218,7 @@ def accelerate(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
     monkeypatch.setattr(feeds, "MAX_DELAY_S", 0.3)
     monkeypatch.setattr(feeds, "OVERLAP_S", 0.2)
     monkeypatch.setattr(
-        feeds, "Watchdog", lambda: Watchdog(SILENCE_S, 4 * SILENCE_S, 2 * SILENCE_S)
+        feeds, "Watchdog", lambda: Watchdog(SILENCE_S, 1.25 * SILENCE_S, 1.25 * SILENCE_S)
     )
     # A round's gaps of an hour are healed in seconds; that budgets are kept is tested by itself.
     monkeypatch.setattr(healing, "BUDGETS", dict.fromkeys(EXCHANGES, (1e5, 1e5)))
@@ -253,7 +253,7 @@ async def run(script: Plan, log: Log, directory: Path, lateness_ns: int) -> Simu
         await _or_failure(simulator.finished.wait(), running)
         # What is held back by then comes within a second; every hole is a gap after another.
         await _time_passes(now, 3 * NS)
-        await eventually(lambda: not any(c.healing for c in made), 120)
+        await eventually(lambda: not any(c.healing for c in made), 300)
         await _time_passes(now, lateness_ns + 10 * NS)
         for keeper in keepers:
             await keeper.stop()

@@ -55,7 +55,7 @@ NOT_JSON = (sim.BINARY, sim.MALFORMED, sim.TRUNCATED)
     ("seed", "speed", "seconds"),
     [
         (1, 10.0, 0.0),
-        *(pytest.param(seed, 20.0, 3_600.0, marks=pytest.mark.nightly) for seed in range(1, 11)),
+        *(pytest.param(seed, 20.0, 3_500.0, marks=pytest.mark.nightly) for seed in range(1, 11)),
     ],
 )
 async def test_every_trade_is_on_the_log_or_inside_a_recorded_gap(

@@ -167,7 +167,8 @@ async def test_what_a_killed_collector_did_not_append_is_healed_or_in_a_recorded
             missing = assert_accounted_for(made, mine, start * 1_000, delisted=False)
             if exchange != HYPERLIQUID:  # all of it can be had over REST, but for fillers
                 assert missing <= (~made.market).sum()
-                assert (mine.origin == HEALED).sum() == sum(g.healed for g in mine.closed) > 0
+                healed = sum(g.healed for g in mine.closed)
+                assert (mine.origin == HEALED).sum() >= healed > 0
 
 
 def made_until(exchange: str, start: int, end_ns: int) -> tuple[Ledger, list[Instrument]]:

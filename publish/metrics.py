@@ -28,3 +28,10 @@ LAST_FLUSH = Gauge(
     "perpflow_last_flush_timestamp_seconds", "When everything read was last durable in files"
 )
 PENDING_BYTES = Gauge("perpflow_publish_pending_bytes", "Bars read and not yet in files")
+API_REQUESTS = Counter("perpflow_api_requests_total", "Requests answered", ["route", "status"])
+API_SECONDS = Histogram(
+    "perpflow_api_request_seconds",
+    "From a request to the end of its answer",
+    ["route"],
+    buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)

@@ -33,8 +33,9 @@ class Simulator:
     `not_before_ns` and `streams` subscriptions to streams that are served have arrived. Then it
     runs `speed` times as fast as real time, or with `inf` as fast as the clients take it; a client
     that doesn't read delays them all. Where the machine is too slow for a `speed` other than 1 (at
-    which exchange stamps follow the wall clock) market time is slower too. With `hold` it stands still while fewer than `streams` (at
-    least one) are subscribed; what is sent afterwards keeps its exchange stamps.
+    which exchange stamps follow the wall clock) market time is slower too. With `hold` it stands
+    still while fewer than `streams` (at least one) are subscribed; what is sent afterwards keeps
+    its exchange stamps.
 
     A new subscription is first sent what its stream sent in the last `resend_s` seconds of market
     time, in order, then what follows: choose more than a client may have read but not yet stored.

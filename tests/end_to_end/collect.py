@@ -1,71 +1,44 @@
-"""A collector of the three simulated venues as a process, to be killed.
+"""`perpflow ingest` of the three simulated venues, to be killed and started again."""
 
-python -m tests.end_to_end.collect LOG PORT COLLECTOR NATIVES…
-"""
-
-import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from subprocess import Popen
 
-from ingest.clock import ArrivalClock
-from ingest.collector import Collector, CollectorSettings
-from ingest.log.sqlite import SqliteLog
-from ingest.records import TICK_TOPICS
-from ingest.simulator import EXCHANGES
-from ingest.universe import fetch_instruments
+import httpx
+
 from tests.end_to_end.processes import wait_until
+from tests.publish.test_health import free_port
 
-PARTITIONS = 2
-START_S = 20.0
-
-
-async def collect(log: SqliteLog, port: int, name: str, natives: Sequence[Sequence[str]]) -> None:
-    """All venues into one log until SIGTERM; says when everything is subscribed."""
-    stopping = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    await log.create(dict.fromkeys(TICK_TOPICS, PARTITIONS))
-    collectors = []
-    for exchange, names in zip(EXCHANGES, natives, strict=True):
-        rest = f"http://127.0.0.1:{port}"
-        settings = CollectorSettings(
-            exchange, ws_url=f"ws://127.0.0.1:{port}", rest_url=rest, collector=name
-        )
-        instruments = await fetch_instruments(exchange, rest, names)
-        collectors.append(Collector(settings, instruments, log, PARTITIONS, ArrivalClock()))
-    async with asyncio.TaskGroup() as tasks:
-        for collector in collectors:
-            tasks.create_task(collector.run())
-        while not stopping.is_set() and not all(c.subscribed for c in collectors):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        print("standing", flush=True)
-        await stopping.wait()
-        for collector in collectors:
-            await collector.stop()
+START_S = 30.0
+"""Longer than a start takes where the machine is busy."""
 
 
 class Running:
-    """One collector process after another, with one id; ended by id."""
+    """One `perpflow ingest` after another, with one collector id; ended by id."""
 
-    def __init__(self, log: Path, port: int, name: str, natives: Mapping[str, Sequence[str]]):
-        names = [",".join(natives[exchange]) for exchange in EXCHANGES]
-        self._command = [sys.executable, "-m", __name__, str(log), str(port), name, *names]
-        self._out = log.with_name(f"{name}.out")
+    def __init__(self, config: Path, name: str) -> None:
+        self._port = free_port()
+        values = (f"ingest.collector={name}", f"metrics.port={self._port}")
+        options = [text for value in values for text in ("--set", value)]
+        command = [sys.executable, "-m", "perpflow", "ingest", "--config", str(config)]
+        self._command = [*command, *options]
+        self._log = config.with_name(f"{name}.log")
         self.kills = 0
         self.start()
 
     def start(self) -> None:
-        self._said = self._out.stat().st_size if self._out.exists() else 0
-        with self._out.open("ab") as out, self._out.with_suffix(".err").open("ab") as errors:
-            self._process = Popen(self._command, stdout=out, stderr=errors)
+        with self._log.open("ab") as log:
+            self._process = Popen(self._command, stdout=log, stderr=log)
 
     def stands(self) -> bool:
         """Whether all its subscriptions were answered."""
-        assert self._process.poll() is None, f"it ended by itself: see {self._out}"
-        return b"standing" in self._out.read_bytes()[self._said :]
+        assert self._process.poll() is None, f"it ended by itself: see {self._log}"
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{self._port}/readyz").status_code == 200
+        return False
 
     def kill(self) -> None:
         """kill -9."""
@@ -75,7 +48,7 @@ class Running:
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(10) == 0, f"see {self._out}"
+        assert self._process.wait(10) == 0, f"see {self._log}"
 
     def end(self) -> None:
         self._process.kill()
@@ -83,22 +56,15 @@ class Running:
 
 
 @contextlib.contextmanager
-def collecting(
-    log: Path, port: int, names: Sequence[str], natives: Mapping[str, Sequence[str]]
-) -> Iterator[list[Running]]:
+def collecting(config: Path, names: Sequence[str]) -> Iterator[list[Running]]:
     """These collectors, standing; ended when the block is, however it ends."""
     running: list[Running] = []
     try:
         for name in names:
-            running.append(Running(log, port, name, natives))
+            running.append(Running(config, name))
         for one in running:
             wait_until(one.stands, START_S, "the first subscriptions")
         yield running
     finally:
         for one in running:
             one.end()
-
-
-if __name__ == "__main__":
-    path, port, name, *natives = sys.argv[1:]
-    asyncio.run(collect(SqliteLog(path), int(port), name, [n.split(",") for n in natives]))

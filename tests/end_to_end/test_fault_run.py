@@ -108,7 +108,7 @@ async def aggregated(log: SqliteLog) -> None:
     await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), PARTITIONS))
     for partition in range(PARTITIONS):
         aggregator = Aggregator(log, [partition], RULES)
-        aggregator.stop()  # reads to the end of the log, commits, and returns
+        aggregator.stop(drain_s=300.0)  # reads to the end of the log, commits, and returns
         await aggregator.run()
 
 

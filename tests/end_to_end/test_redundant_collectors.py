@@ -26,14 +26,15 @@ from ingest.ticks import HEALED
 from publish.publisher import Publisher
 from publish.replay import ReplayOptions, replay
 from publish.store import Store
-from tests.end_to_end.collect import PARTITIONS, START_S, Running, collecting
+from tests.end_to_end.collect import START_S, Running, collecting
 from tests.end_to_end.fault_accounts import OnLog, assert_accounted_for, read_trades
 from tests.end_to_end.fault_run import trade_key
-from tests.end_to_end.processes import published, simulator, wait_until
+from tests.end_to_end.processes import published, simulator, wait_until, write_settings
 from tests.end_to_end.test_kill import DATASETS, assert_every_logged_tick_once
 
 NS = 10**9
 SEED = 20261121
+PARTITIONS = 2
 LATENESS_S = 5
 INTENSITY = 3
 HANDOVER_S = 1.0
@@ -51,19 +52,21 @@ def market_options(start: int, span: int, streams: int) -> list[object]:
     return [*options, *symbols, "--streams", streams]
 
 
+def settings(directory: Path, port: int) -> Path:
+    return write_settings(directory, port, partitions=PARTITIONS, natives=BUSY)
+
+
 @pytest.mark.parametrize("span", [24, pytest.param(300, marks=pytest.mark.nightly)])
 async def test_two_killed_in_turn_give_the_bars_of_the_whole_market(
     tmp_path: Path, span: int
 ) -> None:
     print(f"seed {SEED}")
     moments = random.Random(SEED)
-    start = int(time.time()) + 6  # by then both should stand
+    start = int(time.time()) + 8  # by then both should stand
     streams = 2 * 2 * sum(map(len, BUSY.values()))
-    log = tmp_path / "perpflow.db"
-    options = market_options(start, span, streams)
     with (
-        simulator(*options) as (venues, port),
-        collecting(log, port, ("a", "b"), BUSY) as both,
+        simulator(*market_options(start, span, streams)) as (venues, port),
+        collecting(settings(tmp_path, port), ("a", "b")) as both,
     ):
         began = max(time.monotonic(), time.monotonic() + start - time.time())
         turn: list[Running] = []
@@ -83,7 +86,7 @@ async def test_two_killed_in_turn_give_the_bars_of_the_whole_market(
     kills = [one.kills for one in both]
     print(f"kills: {kills}")
     assert min(kills) >= max(1, span // 60)
-    await published_bars(log)
+    await published_bars(tmp_path / "perpflow.db")
     for exchange in EXCHANGES:
         assert_bars_of_the_market(tmp_path, exchange, start, span)
     await assert_every_logged_tick_once(tmp_path, sum(map(len, BUSY.values())))
@@ -93,7 +96,7 @@ async def published_bars(path: Path) -> None:
     log = SqliteLog(path)
     await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), PARTITIONS))
     aggregator = Aggregator(log, range(PARTITIONS), Rules(lateness_ns=LATENESS_S * NS))
-    aggregator.stop()  # reads to the end of the log, commits, and returns
+    aggregator.stop(drain_s=60.0)  # reads to the end of the log, commits, and returns
     await aggregator.run()
     publisher = Publisher(log, Store(f"file://{path.parent}/bars"), flush_s=1.0)
     publishing = asyncio.create_task(publisher.run())
@@ -142,9 +145,10 @@ async def test_what_a_killed_collector_did_not_append_is_healed_or_in_a_recorded
     start = int(time.time()) + 2
     span = 3_600  # longer than it takes: the market is left, not ended
     streams = 2 * sum(map(len, BUSY.values()))
-    log = tmp_path / "perpflow.db"
-    options = market_options(start, span, streams)
-    with simulator(*options) as (_, port), collecting(log, port, ("a",), BUSY) as (one,):
+    with (
+        simulator(*market_options(start, span, streams)) as (_, port),
+        collecting(settings(tmp_path, port), ("a",)) as (one,),
+    ):
         await asyncio.sleep(max(2.0, start + 2 - time.time()))
         for _ in range(kills):
             one.kill()
@@ -154,7 +158,7 @@ async def test_what_a_killed_collector_did_not_append_is_healed_or_in_a_recorded
             await asyncio.sleep(moments.uniform(0.5, 2.0))
         await asyncio.sleep(5.0)
         one.stop()
-    opened = SqliteLog(log)
+    opened = SqliteLog(tmp_path / "perpflow.db")
     found = await read_trades(opened, PARTITIONS)
     await opened.close()
     for exchange in EXCHANGES:

@@ -145,7 +145,7 @@ class KafkaSettings(Section):
     servers: Annotated[str, StringConstraints(pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")]
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
     replication: Annotated[int, Number, Field(ge=1, le=32)] | None = None
-    session: Annotated[Duration, _at_least("6s")] = 10_000_000_000
+    session: Annotated[Duration, _at_least("1s")] = 10_000_000_000
     tls: bool = False
     ca_file: Path | None = None
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None

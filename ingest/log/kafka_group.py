@@ -35,7 +35,7 @@ from aiokafka.protocol.group import (
 from ingest.log import LogError
 from ingest.log.kafka_client import BACKOFF_S
 from ingest.log.kafka_options import REQUEST_TIMEOUT_MS, KafkaOptions
-from ingest.log.kafka_reasons import bootstrapped, cause, explained
+from ingest.log.kafka_reasons import SAY_S, bootstrapped, cause, explained, say
 from ingest.log.membership import Membership
 from ingest.log.sharing import Claim, share_out
 
@@ -133,6 +133,11 @@ class KafkaMembership(Membership):
                     self._member = ""
             except (errors.RebalanceInProgressError, errors.MemberIdRequired):
                 continue
+            except errors.InvalidSessionTimeoutError as error:
+                raise LogError(
+                    f"{self._name}: the broker forbids log.kafka.session = {self._session_s:g}s:"
+                    " see its group.min.session.timeout.ms and group.max.session.timeout.ms"
+                ) from error
             except errors.KafkaError as error:
                 self._expel()
                 raise LogError(f"{self._name}: {cause(error)}") from error
@@ -213,6 +218,7 @@ class KafkaMembership(Membership):
         """The coordinator's answer; while there is none it is looked for, and asked again."""
         client = self._client
         assert client is not None
+        begun = said = time.monotonic()
         while True:
             try:
                 if self._coordinator is None:
@@ -225,12 +231,14 @@ class KafkaMembership(Membership):
                 # A first JoinGroup is refused with the id to join by (KIP-394).
                 self._member = getattr(answer, "member_id", None) or self._member
                 if answer.error_code:
-                    raise errors.for_code(answer.error_code)(self._group)
+                    raise errors.for_code(answer.error_code)()
                 return answer
             except errors.KafkaError as error:
                 if not error.retriable:
                     raise
-                _log.warning("group coordinator", group=self._group, problem=cause(error))
                 self._coordinator = None
+                if time.monotonic() > said + SAY_S:
+                    said = time.monotonic()
+                    say(f"group {self._group}", said - begun, cause(error))
             await asyncio.sleep(BACKOFF_S)
             await client.force_metadata_update()

@@ -57,6 +57,7 @@ _PROPERTIES = {
     "transaction.state.log.num.partitions": "1",
     "transaction.state.log.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
 }
 
 

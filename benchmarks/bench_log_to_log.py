@@ -61,7 +61,7 @@ async def aggregated(log: Log, ticks: tuple[Trades, Quotes], name: str, target: 
     with cpu_time() as cpu:
         running = asyncio.create_task(aggregator.run())
         while not running.done() and await log.committed(GROUP) != end:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         aggregator.stop()
         await running
     n = len(trades) + len(quotes)

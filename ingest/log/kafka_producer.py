@@ -20,7 +20,7 @@ from ingest.log.kafka_state import Raw
 BATCH_BYTES = 1_000_000
 """Of one batch before compression; Kafka's own limit of a batch is 1,048,588 by default."""
 COMPRESSION = "zstd"
-"""On ticks and bars: a third, at 3 ms a MB. aiokafka's lz4 (its level 9) takes 20, and gives 0.4."""
+"""On ticks and bars: a third, at 3 ms a MB. aiokafka's lz4 (level 9) takes 20, and gives 0.4."""
 TRANSACTION_TIMEOUT_MS = 120_000
 """Longer than a broker's restart. A dead owner's transaction ends when a new one acquires."""
 START_S = 60.0

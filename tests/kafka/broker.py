@@ -72,8 +72,7 @@ class NoBroker(Exception):
 class ApacheKafka:
     """One broker with its own data folder; the same ports and data over restarts.
 
-    `properties`: server properties instead of the tests' own; addresses and folders are always
-    given here. `listeners`: more of them, the security
+    `properties`: server properties over the tests' `own`. `listeners`: more of them, the security
     protocol by name; `at` has the address of each. `scram`: the password by "mechanism user".
     `beside`: the broker whose cluster this one joins.
     """
@@ -85,6 +84,7 @@ class ApacheKafka:
         listeners: Mapping[str, str] | None = None,
         scram: Mapping[str, str] | None = None,
         beside: "ApacheKafka | None" = None,
+        own: Mapping[str, str] = PROPERTIES,
     ) -> None:
         self._folder = folder
         self._jars = jars()
@@ -99,7 +99,8 @@ class ApacheKafka:
         advertised = ",".join(f"{name}://{at}" for name, at in self.at.items())
         protocols["CONTROLLER"] = "PLAINTEXT"
         lines = {
-            **(PROPERTIES if properties is None else properties),
+            **own,
+            **(properties or {}),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "controller.quorum.voters": f"1@{self._controller}",

@@ -14,7 +14,7 @@ from pathlib import Path
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from tests.kafka.broker import PROPERTIES, ApacheKafka
+from tests.kafka.broker import ApacheKafka
 
 USER, PASSWORD = "collector", "correct-horse"
 LISTENERS = {"TLS": "SSL", "SASL": "SASL_PLAINTEXT", "SASL_TLS": "SASL_SSL"}
@@ -37,7 +37,6 @@ class SecuredKafka(ApacheKafka):
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         properties = {
-            **PROPERTIES,
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
             "allow.everyone.if.no.acl.found": "true",

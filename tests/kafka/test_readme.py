@@ -57,7 +57,8 @@ def compose_broker(kafka_broker: Broker, tmp_path: Path) -> Iterator[ApacheKafka
     if not isinstance(kafka_broker, ApacheKafka):
         pytest.skip("needs Apache Kafka: the stand-in has no settings")
     (tmp_path / "broker").mkdir()
-    broker = ApacheKafka(tmp_path / "broker", compose_properties(), {"HOST": "PLAINTEXT"})
+    listeners = {"HOST": "PLAINTEXT"}
+    broker = ApacheKafka(tmp_path / "broker", compose_properties(), listeners, own={})
     broker.start()
     yield broker
     broker.kill()

@@ -81,7 +81,11 @@ RAW: Mapping[str, Entry] = {
             ("amount", "float64", "Quantity, base units."),
             ("notional", "float64", "Price times quantity, quote units."),
             ("count", "int32", "How many fills the print stands for."),
-            ("origin", "string", "live; backlog: replayed on subscribing; healed: from REST."),
+            (
+                "origin",
+                "string",
+                "How it came: live, backlog (replayed on subscribing), healed (REST).",
+            ),
             ("collector", "string", "Which collector received it."),
             ("row", "int32", "Its place in order of arrival."),
             ("excluded_exchange", "string", "Why it is in no bar of the exchange clock, or null."),

@@ -89,8 +89,8 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     install(app)
-    app.include_router(_metadata(service), prefix=f"{PREFIX}/metadata", tags=["metadata"])
-    app.include_router(_data(service), prefix=f"{PREFIX}/data", tags=["data"])
+    app.include_router(_metadata(service))
+    app.include_router(_data(service))
     if isinstance(service.signer, LocalSigner):
         _serve_files(app, service.store, service.signer)
     schema.add_rows(app)
@@ -130,7 +130,7 @@ def _name(entries: Mapping[str, Entry]) -> Any:
 
 
 def _metadata(service: Service) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(prefix=f"{PREFIX}/metadata", tags=["metadata"])
     access = service.access
 
     @router.get("/catalog", response_model=schema.CatalogBody)
@@ -182,7 +182,7 @@ async def coverage(listing: Listing) -> dict[str, Any]:
 
 
 def _data(service: Service) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(prefix=f"{PREFIX}/data", tags=["data"])
     access = service.access
     Asking = Annotated[Key, Depends(access.key)]  # noqa: N806
     metric, raw = _name(METRICS), _name(RAW)

@@ -17,7 +17,8 @@ from aggregate.shard import END, Rules, ShardAggregator
 from ingest.errors import UserError
 from ingest.instruments import OKX, Instrument, instruments_from
 from ingest.recorded import RecordedFile, files_in_order, recorded_ticks
-from publish.partitions import Series, month_days, write_month
+from publish.layout import Series
+from publish.partitions import month_days, write_month
 from publish.progress import Progress, quiet
 from publish.store import Store
 

@@ -20,13 +20,8 @@ import pytest
 from ingest.log import Fenced, Log, NewRecord
 from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC
-from publish.partitions import (
-    Series,
-    month_days,
-    part_key,
-    read_series,
-    write_month,
-)
+from publish.layout import Series, part_key
+from publish.partitions import month_days, read_series, write_month
 from publish.publisher import Publisher
 from publish.store import Store, StoreError
 from tests.publish.bars import BTC, ETH, at, bars, closed, series, value_of

@@ -22,7 +22,9 @@ import pytest
 
 from ingest.simulator.spans import record_span
 from publish.catalog import METRICS
-from publish.partitions import Position, Rows, Series, read_series, write_part
+from publish.layout import Part, Series
+from publish.merging import Position, Rows
+from publish.partitions import read_series, write_part
 from publish.replay import ReplayOptions, replay
 from publish.store import Store
 from tests.end_to_end.processes import wait_until
@@ -122,7 +124,7 @@ def _bars(directory: Path, store: Store) -> None:
             0, "time", pa.array(table["time"].to_numpy() + day.to_numpy().astype("m8[us]"))
         )
         rows = Rows(shifted, np.arange(len(shifted)), Position(0, len(shifted)))
-        assert write_part(store, series, OPEN, rows) == len(shifted) > 0
+        assert write_part(store, series, Part(OPEN), rows) == len(shifted) > 0
 
 
 def _answers(url: str) -> bool:
@@ -307,6 +309,7 @@ def test_an_expired_url_is_asked_for_again(served: Served, tmp_path: Path, monke
 def test_the_readmes_lines(served: Served, tmp_path: Path) -> None:
     """As a user runs them: the address and the key from the environment."""
     [code] = re.findall(r"```python\n(import os\n.*?)```", README.read_text(), re.DOTALL)
+    code = code.replace("date.today()", "date(2026, 11, 2)")
     environment = {"APERIODIC_API_URL": served.url, "APERIODIC_API_KEY": served.key}
     result = subprocess.run(
         [sys.executable, "-c", code],

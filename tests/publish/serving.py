@@ -13,8 +13,10 @@ from publish.api.access import Access, Limiter, Preview
 from publish.api.app import PREFIX, Service, create_app
 from publish.catalog import METRICS, RAW
 from publish.keys import KeyFile
+from publish.layout import Part, Series
 from publish.listing import Listing
-from publish.partitions import Position, Rows, Series, write_month, write_part
+from publish.merging import Position, Rows
+from publish.partitions import write_month, write_part
 from publish.signing import LocalSigner
 from publish.store import Store
 
@@ -48,11 +50,11 @@ def put_days(store: Store, days: Sequence[str], of: Series | None = None) -> Non
     write_month(store, of, table, days)
 
 
-def put_part(store: Store, day: str, of: Series | None = None) -> None:
+def put_part(store: Store, day: str, of: Series | None = None, hour: int | None = None) -> None:
     of = of or series()
     table = rows(of.dataset, day, 2)
     new = Rows(table, np.arange(2), Position(0, 2))
-    assert write_part(store, of, date.fromisoformat(day), new)
+    assert write_part(store, of, Part(date.fromisoformat(day), hour), new)
 
 
 _RAW_TYPES = {

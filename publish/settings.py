@@ -120,7 +120,14 @@ Dexes = Annotated[
     AfterValidator(_distinct),
 ]
 Previews = Annotated[
-    list[Annotated[str, StringConstraints(pattern=r"^[a-z-]+ \S+ \d{4}-(0[1-9]|1[0-2])$")]],
+    list[
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^(binance-futures|okx-perps|hyperliquid-perps) \S+ \d{4}-(0[1-9]|1[0-2])$"
+            ),
+        ]
+    ],
     BeforeValidator(_listed),
     AfterValidator(_distinct),
 ]

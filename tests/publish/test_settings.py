@@ -127,7 +127,7 @@ def test_every_wrong_setting_is_named_with_where_it_was_set() -> None:
         "  log.partitons (wrong.toml): no such setting: did you mean partitions?"
         " [log] has path, partitions, retention_hours, retention_mb, kafka",
         "  logs (PERPFLOW_LOGS__PATH): no such setting: did you mean log?"
-        " there are log, venues, ingest, aggregate, publish, metrics",
+        " there are log, venues, ingest, aggregate, publish, api, metrics",
         "  metrics.port (PERPFLOW_METRICS__PORT): should be a valid integer, unable to parse string"
         ' as an integer (given: "http")',
         '  publish.flush (wrong.toml): has no unit: write "30s" or "30ms" (ms, s, m, h, d)'
@@ -210,6 +210,14 @@ def test_the_password_of_kafka_is_neither_printed_nor_in_messages() -> None:
     assert options.arguments()["security_protocol"] == "SASL_SSL"
     assert "20000017" not in refusal(sasl + "password = 20000017\n")
     assert "hunter2" not in refusal(sasl + 'password = "hunter2"\nservers2 = 1\n')
+
+
+@pytest.mark.parametrize(
+    "preview",
+    ["binance-futures BTC", "nyse A 2026-10", "okx-perps A 2026-13", "okx-perps  A 2026-10"],
+)
+def test_wrong_previews(preview: str) -> None:
+    assert "api.previews" in refusal(f'[api]\npreviews = ["{preview}"]')
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,15 @@ def run(config: Config = None, assignments: Assignments = None) -> None:
 
 
 @app.command()
+def publish(config: Config = None, assignments: Assignments = None) -> None:
+    """Write the bars on the log to parquet, and archive its ticks, until stopped."""
+    settings = _settings(config, assignments)
+    from publish.daemon import publish as run_publish
+
+    _await(run_publish(settings))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Directory for what the demo makes.")] = Path(
         "demo-data"
@@ -158,7 +167,7 @@ def replay(
         processes=processes or os.cpu_count() or 1,
         force=force,
         toxicity_reset=settings.aggregate.toxicity_reset,
-        s3_endpoint=settings.publish.s3_endpoint,
+        publish=settings.publish,
     )
     with watched_progress() as progress:
         summary = run_replay(options, progress)

@@ -17,9 +17,9 @@ from urllib.parse import quote, unquote
 from publish.catalog import EXCHANGES, METRICS, RAW
 from publish.layout import CLOSED, OPEN, Series
 from publish.partitions import ServedFile, served_files
+from publish.raw_days import ROOT as RAW_ROOT
 from publish.store import Store, StoreError
 
-RAW_ROOT = "raw"
 FRESH_S = 5.0
 """How old a listing of a series may be: much less than a folded part stays readable."""
 SYMBOLS_FRESH_S = 60.0

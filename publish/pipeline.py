@@ -8,10 +8,8 @@ Both halves meet on the log alone, as they would as separate processes.
 
 import asyncio
 import contextlib
-import os
-import signal
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -29,15 +27,14 @@ from ingest.log import Fenced, Log
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
 from publish import health
+from publish.daemon import Publishing
 from publish.log import open_log, place
-from publish.publisher import Publisher
 from publish.serve import beside
 from publish.settings import Settings, Venue
-from publish.store import Store
+from publish.stopping import deadline, on_signals
+from publish.store import Store, open_store
 
 RETAIN_EVERY_S = 60.0
-STOP_S = 9.5
-"""A daemon is gone within 10 s of SIGTERM."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,11 +50,8 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
     a log or a store that can't be used.
     """
     stopping = stopping or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-    store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
+    on_signals(stopping)
+    store = open_store(settings.publish)
     await asyncio.to_thread(store.check)
     log = open_log(settings.log)
     try:
@@ -128,7 +122,7 @@ async def _run(
         _log.info("stopping")
         stopping_all = stack.pop_all()
         ended = [task for task in tasks if task.done()]
-    with _deadline(STOP_S):
+    with deadline():
         async with stopping_all:
             await asyncio.gather(*(k.stop() for k in keepers))
             for task in (stop, *tasks[len(keepers) :]):
@@ -139,26 +133,6 @@ async def _run(
         raise PipelineError(f"{task.get_name()} ended while the pipeline was running")
     downstream.result()
     _log.info("stopped")
-
-
-@contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """End the process if the block takes longer: what hangs (a store, a lock) may for minutes.
-
-    Nothing is lost by it: what is not in files is on the log, what is not there in the spool.
-    """
-
-    def end() -> None:
-        _log.error("stopping took too long, ending at once", seconds=seconds)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 async def _ended(downstream: Future[None]) -> None:
@@ -227,28 +201,23 @@ class _Downstream:
                 rules,
                 eviction_ns=settings.aggregate.eviction,
             )
-            publisher = Publisher(
-                log,
-                self._store,
-                flush_s=settings.publish.flush / 1e9,
-                grace_s=settings.publish.grace / 1e9,
-            )
-            await self._until_stopped(aggregator, publisher)
+            publishing = Publishing(settings, log, self._store)
+            await self._until_stopped(aggregator, publishing)
         finally:
             await log.close()
 
-    async def _until_stopped(self, aggregator: Aggregator, publisher: Publisher) -> None:
+    async def _until_stopped(self, aggregator: Aggregator, publishing: Publishing) -> None:
         aggregating = asyncio.create_task(aggregator.run())
-        publishing = asyncio.create_task(publisher.run())
+        running = asyncio.create_task(publishing.run())
         stop = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({aggregating, publishing, stop}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({aggregating, running, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         taken = aggregating.done() and not self._stop.is_set()
         # In this order: the publisher takes what the aggregator commits last.
         aggregator.stop()
         await asyncio.wait({aggregating})
-        publisher.stop()
-        await asyncio.gather(aggregating, publishing)
+        publishing.stop()
+        await asyncio.gather(aggregating, running)
         if taken:
             raise _taken(self._settings)
 

@@ -7,7 +7,7 @@ close marks only once its days are folded. So after a crash the same records are
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
@@ -21,7 +21,8 @@ from publish import metrics
 from publish.layout import Series
 from publish.open_days import OpenDays
 from publish.pending import Pending
-from publish.store import Store, StoreError
+from publish.retries import STOP_S, StoreWork
+from publish.store import Store
 
 WAIT_S = 0.2
 READ_BYTES = 2 << 20
@@ -29,12 +30,8 @@ PENDING_BYTES = 64 << 20
 """Bars held at most: after a long pause flushes come as fast as they can."""
 TIDY_TASKS = 32
 """Folds or deletions between two looks at the clock."""
-RETRY_S = (0.5, 30.0)
-STOP_S = 5.0
-"""On stop, seconds to read on to the log's end; and then, to retry a store that fails."""
 
 _log = structlog.get_logger(__name__)
-Task = Callable[[], None]
 
 
 class Publisher:
@@ -66,6 +63,7 @@ class Publisher:
         self._days = OpenDays(store, grace_s, now)
         self._threads = ThreadPoolExecutor(workers, "publisher")
         self._stopping = asyncio.Event()
+        self._work = StoreWork(self._threads, self._stopping)
         self._owners: dict[int, Ownership] = {}
         self._committed: dict[int, int] = {}
         self._pending = Pending({})
@@ -108,8 +106,10 @@ class Publisher:
 
     async def _load(self) -> None:
         found: list[Series] = []
-        await self._until_done("load", [lambda: found.extend(self._days.load())])
-        await self._until_done("load", [partial(self._days.settle, series) for series in found])
+        await self._work.until_done("load", [lambda: found.extend(self._days.load())])
+        await self._work.until_done(
+            "load", [partial(self._days.settle, series) for series in found]
+        )
 
     async def _read_until(self, deadline: float) -> None:
         """Read until the deadline (monotonic seconds), a stop, or as much as may be held."""
@@ -167,7 +167,7 @@ class Publisher:
             for record in new.malformed:
                 _log.error("record left out", reason=record.reason, problem=record.detail)
                 metrics.MALFORMED.labels(record.reason).inc()
-            await self._until_done(
+            await self._work.until_done(
                 "write", [partial(days.write, *item) for item in new.rows.items()]
             )
             pending.forget(intervals)
@@ -186,7 +186,7 @@ class Publisher:
         while self._to_fold and time.monotonic() < deadline:
             some = dict(islice(self._to_fold.items(), TIDY_TASKS))
             tasks = [partial(self._days.fold, *item) for item in some.items()]
-            await self._until_done("fold", tasks)
+            await self._work.until_done("fold", tasks)
             for series in some:
                 del self._to_fold[series]
         await self._commit_flushed()
@@ -194,7 +194,7 @@ class Publisher:
         while expired and time.monotonic() < deadline:
             some_days, expired = expired[:TIDY_TASKS], expired[TIDY_TASKS:]
             tasks = [partial(self._days.discard, *item) for item in some_days]
-            await self._until_done("discard", tasks)
+            await self._work.until_done("discard", tasks)
 
     async def _commit_flushed(self) -> None:
         # The close marks of days that are not folded yet are to be read again after a crash.
@@ -207,49 +207,6 @@ class Publisher:
                 at = {(BARS_TOPIC, partition): offset}
                 await self._log.commit(self._owners[partition], offsets=at)
                 self._committed[partition] = offset
-
-    async def _until_done(self, stage: str, tasks: Sequence[Task]) -> None:
-        """Run the tasks on the threads, those that meet a `StoreError` until they don't."""
-        delay, most = RETRY_S
-        gave_up_at = None
-        while True:
-            tasks, error = await self._attempt(tasks)
-            if error is None:
-                return
-            metrics.STORE_ERRORS.labels(stage).inc(len(tasks))
-            _log.error("store failed, trying again", stage=stage, left=len(tasks), error=str(error))
-            if self._stopping.is_set():
-                gave_up_at = gave_up_at or time.monotonic() + STOP_S
-                if time.monotonic() + delay > gave_up_at:
-                    raise StoreError(
-                        f"{error} ({len(tasks)} tasks left: the next start does them)"
-                    ) from error
-            await self._sleep_unless_stopping(delay)
-            delay = min(2 * delay, most)
-
-    async def _attempt(self, tasks: Sequence[Task]) -> tuple[list[Task], StoreError | None]:
-        """Run all; those that failed for the store's sake, and the first error."""
-        loop = asyncio.get_running_loop()
-        results = await asyncio.gather(
-            *(loop.run_in_executor(self._threads, task) for task in tasks), return_exceptions=True
-        )
-        failed, first = [], None
-        for task, result in zip(tasks, results, strict=True):
-            if isinstance(result, StoreError):
-                failed.append(task)
-                first = first or result
-            elif isinstance(result, BaseException):
-                raise result
-        return failed, first
-
-    async def _sleep_unless_stopping(self, seconds: float) -> None:
-        if self._stopping.is_set():
-            await asyncio.sleep(seconds)
-            return
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
 
     def _positions(self) -> dict[TopicPartition, int]:
         return {(BARS_TOPIC, p): offset for p, offset in self._pending.positions.items()}

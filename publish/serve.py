@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 import threading
 import time
@@ -21,7 +20,8 @@ from publish.keys import KeyFile
 from publish.listing import Listing
 from publish.settings import ApiSettings, Settings
 from publish.signing import LocalSigner, S3Signer, Signer
-from publish.store import Store
+from publish.stopping import deadline, on_signals
+from publish.store import Store, open_store
 
 DEFAULT_PORT = 8080
 _BACKLOG = 512
@@ -38,11 +38,8 @@ class ServeError(UserError):
 async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Serve until SIGTERM or SIGINT, or until `stopping` is set. Raises `UserError`s."""
     stopping = stopping or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-    store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
+    on_signals(stopping)
+    store = open_store(settings.publish)
     server = _Server(settings, store)
     async with health.served(settings.metrics, lambda: server.started):
         running = asyncio.create_task(server.answer())
@@ -50,7 +47,8 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
         await asyncio.wait({stop, running}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         server.should_exit = True
-        await running
+        with deadline():
+            await running
 
 
 @contextlib.asynccontextmanager

@@ -136,7 +136,7 @@ async def test_raw_coverage_needs_no_key(api: Api) -> None:
         "last": "2026-11-01",
         "bytes": size,
     } in body["summary"]
-    assert [d["name"] for d in body["datasets"]] == ["trades", "quotes"]
+    assert [d["name"] for d in body["datasets"]] == ["trades", "quotes", "gaps"]
     put_raw(api.store, "trades", "2026-11-02")
     api.clock.now += COVERAGE_FRESH_S
     body = (await api.get("/metadata/raw", key="")).json()

@@ -6,6 +6,7 @@ import pytest
 
 from aggregate.datasets import datasets
 from publish.catalog import METRICS, RAW, Entry
+from publish.raw_rows import SCHEMAS_OF_DAYS
 from tests.publish.serving import Api
 
 ENTRIES = [*METRICS.values(), *RAW.values()]
@@ -16,6 +17,15 @@ def test_the_built_datasets_are_listed_with_all_their_columns_in_order() -> None
     for dataset in datasets():
         names = [field.name for field in METRICS[dataset.name].fields]
         assert names == ["time", *dataset.columns]
+
+
+def test_the_raw_columns_are_the_archives() -> None:
+    names = {"timestamp[ns, tz=UTC]": "timestamp[ns, UTC]", "double": "float64"}
+    for entry in RAW.values():
+        archived = [
+            (f.name, names.get(str(f.type), str(f.type))) for f in SCHEMAS_OF_DAYS[entry.name]
+        ]
+        assert [(field.name, field.type) for field in entry.fields] == archived
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)

@@ -1,4 +1,4 @@
-"""`perpflow serve`: the HTTP API as a daemon, and as a part of `perpflow run`."""
+"""`perpflow serve`: the HTTP API and the live stream, as a daemon or a part of `perpflow run`."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,11 @@ from publish.api.access import Access, Limiter, Preview
 from publish.api.app import PREFIX, Service, create_app
 from publish.keys import KeyFile
 from publish.listing import Listing
-from publish.settings import ApiSettings, Settings
+from publish.settings import Settings
 from publish.signing import LocalSigner, S3Signer, Signer
 from publish.stopping import deadline, on_signals
 from publish.store import Store, open_store
+from publish.stream.daemon import streaming
 
 DEFAULT_PORT = 8080
 _BACKLOG = 512
@@ -37,8 +38,7 @@ class ServeError(UserError):
 
 async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Serve until SIGTERM or SIGINT, or until `stopping` is set. Raises `UserError`s."""
-    stopping = stopping or asyncio.Event()
-    on_signals(stopping)
+    stopping = on_signals(stopping)
     store = open_store(settings.publish)
     server = _Server(settings, store)
     async with health.served(settings.metrics, lambda: server.started):
@@ -73,15 +73,18 @@ class _Server(uvicorn.Server):
     def __init__(self, settings: Settings, store: Store) -> None:
         keys = KeyFile(settings.api.keys)
         first = not keys.exists()
-        self._socket = _bound(settings.api)
-        try:
+        api = settings.api
+        with contextlib.ExitStack() as sockets:
+            self._socket = sockets.enter_context(_bound("port", api.host, api.port or DEFAULT_PORT))
+            self._stream = None
+            if api.stream_port is not None:
+                bound = sockets.enter_context(_bound("stream_port", api.host, api.stream_port))
+                self._stream = streaming(settings, keys, bound)
             if first:  # without a key there is nothing to try
                 text = keys.add("made at the first start", "prime+raw")
                 print(f"API key, shown this once: {text}", flush=True)
             app = create_app(_service(settings, store, keys))
-        except BaseException:
-            self._socket.close()
-            raise
+            sockets.pop_all()  # theirs who serve on them
         super().__init__(
             uvicorn.Config(
                 app,
@@ -96,7 +99,8 @@ class _Server(uvicorn.Server):
         _log.info("API is served", url=f"http://{host}:{port}{PREFIX}", files=store.url)
 
     async def answer(self) -> None:
-        await self.serve([self._socket])
+        async with self._stream or contextlib.nullcontext():
+            await self.serve([self._socket])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -122,12 +126,11 @@ def _preview(text: str) -> Preview:
     return Preview(exchange, symbol, date(year, number, 1), date(year, number, last))
 
 
-def _bound(settings: ApiSettings) -> socket.socket:
-    port = settings.port or DEFAULT_PORT
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _bound(setting: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ServeError(
-            f"api.port: can't listen on {settings.host}:{port}: {error.strerror}"
+            f"api.{setting}: can't listen on {host}:{port}: {error.strerror}"
         ) from error

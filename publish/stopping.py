@@ -15,12 +15,14 @@ STOP_S = 9.5
 _log = structlog.get_logger(__name__)
 
 
-def on_signals(stopping: asyncio.Event) -> None:
-    """Set the event on SIGTERM and SIGINT, where this is the main thread."""
+def on_signals(stopping: asyncio.Event | None = None) -> asyncio.Event:
+    """The event, which SIGTERM and SIGINT set from now on, where this is the main thread."""
+    stopping = stopping or asyncio.Event()
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
+    return stopping
 
 
 @contextlib.contextmanager

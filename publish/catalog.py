@@ -106,7 +106,11 @@ RAW: Mapping[str, Entry] = {
             "Trades that did not arrive when they should have, and how many came after all.",
             ("exchange_timestamp", "timestamp[ns, UTC]", "The venue's time of the last good tick."),
             ("local_timestamp", "timestamp[ns, UTC]", "When the gap was noticed."),
-            ("kind", "string", "ids: from one id to another; fills: an unknown number."),
+            (
+                "kind",
+                "string",
+                "What is known of it: ids (which), or fills (only between which times).",
+            ),
             ("first_missing", "int64", "The first missing id of the venue's; null if unknown."),
             ("last_missing", "int64", "The last missing id of the venue's; null if unknown."),
             ("missing", "int64", "How many ticks are missing; null if unknown."),

@@ -19,7 +19,7 @@ from aggregate.shard import Rules
 from benchmarks import market
 from benchmarks.result import Result, cpu_time
 from ingest import records
-from ingest.log import NewRecord
+from ingest.log import Log, NewRecord
 from ingest.log.sqlite import SqliteLog
 from ingest.ticks import Quotes, Trades, encode
 
@@ -29,15 +29,29 @@ EXCHANGE = "binance-futures"
 
 
 def run() -> list[Result]:
-    rate = FASTER * SECONDS / 86_400 * market.scale()
-    trades = market.trades(round(market.TRADES_A_DAY * rate), market.INSTRUMENTS, SECONDS)
-    quotes = market.quotes(round(market.QUOTES_A_DAY * rate), market.INSTRUMENTS, SECONDS)
     with tempfile.TemporaryDirectory() as place:
-        return asyncio.run(_measure(Path(place) / "log.db", trades, quotes))
+        return [asyncio.run(_embedded(Path(place) / "log.db"))]
 
 
-async def _measure(path: Path, trades: Trades, quotes: Quotes) -> list[Result]:
+async def _embedded(path: Path) -> Result:
     log = SqliteLog(path)
+    name = "ticks on the log → bars on the log, all datasets, intervals and clocks"
+    result = await aggregated(log, workload(), name, TARGET)
+    await log.close()
+    return result
+
+
+def workload() -> tuple[Trades, Quotes]:
+    rate = FASTER * SECONDS / 86_400 * market.scale()
+    return (
+        market.trades(round(market.TRADES_A_DAY * rate), market.INSTRUMENTS, SECONDS),
+        market.quotes(round(market.QUOTES_A_DAY * rate), market.INSTRUMENTS, SECONDS),
+    )
+
+
+async def aggregated(log: Log, ticks: tuple[Trades, Quotes], name: str, target: float) -> Result:
+    """Put the ticks on an empty log, and measure an aggregator that turns them into bars."""
+    trades, quotes = ticks
     await log.create(dict.fromkeys((*records.TICK_TOPICS, records.BARS_TOPIC), 1))
     written = _session(trades, quotes)
     for i in range(0, len(written), 20):
@@ -50,18 +64,15 @@ async def _measure(path: Path, trades: Trades, quotes: Quotes) -> list[Result]:
             await asyncio.sleep(0.1)
         aggregator.stop()
         await running
-    bars = await _bars(log)
-    await log.close()
     n = len(trades) + len(quotes)
     detail: dict[str, object] = {
         "trades": len(trades),
         "quotes": len(quotes),
         "records": len(written),
-        "bars": bars,
+        "bars": await _bars(log),
         "cpu_seconds": round(cpu.seconds, 2),
     }
-    name = "ticks on the log → bars on the log, all datasets, intervals and clocks"
-    return [Result(name, n / cpu.seconds, "ticks/CPU-s", TARGET, detail)]
+    return Result(name, n / cpu.seconds, "ticks/CPU-s", target, detail)
 
 
 def _session(trades: Trades, quotes: Quotes) -> list[NewRecord]:
@@ -94,7 +105,7 @@ def _session(trades: Trades, quotes: Quotes) -> list[NewRecord]:
     return out
 
 
-async def _bars(log: SqliteLog) -> int:
+async def _bars(log: Log) -> int:
     count, offset = 0, 0
     while chunk := await log.read(records.BARS_TOPIC, 0, offset):
         offset = chunk[-1].offset + 1

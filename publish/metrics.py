@@ -42,3 +42,10 @@ RAW_DAYS = Counter("perpflow_raw_days_total", "Day files of the raw archive made
 RAW_LAST_FLUSH = Gauge(
     "perpflow_raw_last_flush_timestamp_seconds", "When all ticks read were last durable in files"
 )
+API_REQUESTS = Counter("perpflow_api_requests_total", "Requests answered", ["route", "status"])
+API_SECONDS = Histogram(
+    "perpflow_api_request_seconds",
+    "From a request to the end of its answer",
+    ["route"],
+    buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)

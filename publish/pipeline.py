@@ -8,8 +8,10 @@ Both halves meet on the log alone, as they would as separate processes.
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -24,16 +26,19 @@ from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument
 from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Fenced, Log
+from ingest.log.membership import Fixed, Membership
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
 from publish import health
-from publish.daemon import Publishing
 from publish.log import open_log, place
+from publish.publishing import Publishing
+from publish.serve import beside
 from publish.settings import Settings, Venue
-from publish.stopping import deadline, on_signals
 from publish.store import Store, open_store
 
 RETAIN_EVERY_S = 60.0
+STOP_S = 9.5
+"""A daemon is gone within 10 s of SIGTERM."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,24 +53,40 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
     A venue that can't be reached is told and tried again while the others run. Raises `UserError`s:
     a log or a store that can't be used.
     """
-    stopping = stopping or asyncio.Event()
-    on_signals(stopping)
+    stopping = on_signals(stopping)
     store = open_store(settings.publish)
     await asyncio.to_thread(store.check)
+    try:
+        async with opened(settings) as log:
+            keepers = [keeper(settings, log, *item) for item in settings.venues.enabled().items()]
+            async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
+                await _run(settings, log, store, keepers, stopping)
+    except Fenced as error:
+        raise taken(settings) from error
+
+
+def on_signals(stopping: asyncio.Event | None = None) -> asyncio.Event:
+    """The event, which SIGTERM and SIGINT set from now on."""
+    stopping = stopping or asyncio.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Log]:
+    """The log with its topics, closed when the block ends."""
     log = open_log(settings.log)
     try:
-        partitions = settings.log.partitions
-        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), partitions))
-        keepers = [_keeper(settings, log, *item) for item in settings.venues.enabled().items()]
-        async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
-            await _run(settings, log, store, keepers, stopping)
-    except Fenced as error:
-        raise _taken(settings) from error
+        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), settings.log.partitions))
+        yield log
     finally:
         await log.close()
 
 
-def _keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
+def keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
+    """The collectors of a venue."""
     wanted = KeeperSettings(
         name,
         venue.symbols,
@@ -111,8 +132,9 @@ async def _run(
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         downstream = await stack.enter_async_context(_downstream(settings, store))
+        await stack.enter_async_context(beside(settings, store))
         tasks = [asyncio.create_task(k.run(), name="collector") for k in keepers]
-        tasks.append(asyncio.create_task(_retain(settings, log), name="retention"))
+        tasks.append(asyncio.create_task(retain(settings, log), name="retention"))
         tasks.append(asyncio.create_task(_ended(downstream), name="aggregation and publishing"))
         stop = asyncio.create_task(stopping.wait())
         _log.info("running", venues=list(settings.venues.enabled()), out=settings.publish.url)
@@ -120,7 +142,7 @@ async def _run(
         _log.info("stopping")
         stopping_all = stack.pop_all()
         ended = [task for task in tasks if task.done()]
-    with deadline():
+    with deadline(STOP_S):
         async with stopping_all:
             await asyncio.gather(*(k.stop() for k in keepers))
             for task in (stop, *tasks[len(keepers) :]):
@@ -131,6 +153,26 @@ async def _run(
         raise PipelineError(f"{task.get_name()} ended while the pipeline was running")
     downstream.result()
     _log.info("stopped")
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """End the process if the block takes longer: what hangs (a store, a lock) may for minutes.
+
+    Nothing is lost by it: what is not in files is on the log, what is not there in the spool.
+    """
+
+    def end() -> None:
+        _log.error("stopping took too long, ending at once", seconds=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _ended(downstream: Future[None]) -> None:
@@ -186,19 +228,9 @@ class _Downstream:
         if self._stopping.is_set():
             self._stop.set()
         settings = self._settings
-        rules = Rules(
-            hold_ns=settings.aggregate.hold,
-            lateness_ns=settings.aggregate.lateness,
-            toxicity_reset=settings.aggregate.toxicity_reset,
-        )
         log = open_log(settings.log)
         try:
-            aggregator = Aggregator(
-                log,
-                range(settings.log.partitions),
-                rules,
-                eviction_ns=settings.aggregate.eviction,
-            )
+            aggregator = make_aggregator(settings, log, Fixed(range(settings.log.partitions)))
             publishing = Publishing(settings, log, self._store)
             await self._until_stopped(aggregator, publishing)
         finally:
@@ -210,24 +242,32 @@ class _Downstream:
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait({aggregating, running, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        taken = aggregating.done() and not self._stop.is_set()
+        replaced = aggregating.done() and not self._stop.is_set()
         # In this order: the publisher takes what the aggregator commits last.
         aggregator.stop()
         await asyncio.wait({aggregating})
         publishing.stop()
         await asyncio.gather(aggregating, running)
-        if taken:
-            raise _taken(self._settings)
+        if replaced:
+            raise taken(self._settings)
 
 
-def _taken(settings: Settings) -> PipelineError:
+def make_aggregator(settings: Settings, log: Log, members: Membership) -> Aggregator:
+    chosen = settings.aggregate
+    rules = Rules(
+        hold_ns=chosen.hold, lateness_ns=chosen.lateness, toxicity_reset=chosen.toxicity_reset
+    )
+    return Aggregator(log, members, rules, eviction_ns=chosen.eviction)
+
+
+def taken(settings: Settings) -> PipelineError:
     return PipelineError(
         f"another perpflow has taken over the log {place(settings.log)}: "
         f"one pipeline runs on a log; give this one its own log.path"
     )
 
 
-async def _retain(settings: Settings, log: Log) -> None:
+async def retain(settings: Settings, log: Log) -> None:
     """Keep the log within its bounds; what is still to be read is never removed."""
     megabytes = settings.log.retention_mb
     partitions = settings.log.partitions

@@ -128,6 +128,11 @@ Dexes = Annotated[
     AfterValidator(_distinct),
 ]
 IntervalName = Annotated[str, AfterValidator(_interval)]
+Previews = Annotated[
+    list[Annotated[str, StringConstraints(pattern=r"^[a-z-]+ \S+ \d{4}-(0[1-9]|1[0-2])$")]],
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+]
 WebsocketUrl = Annotated[str, _url("ws", "wss")]
 HttpUrl = Annotated[str, _url("http", "https")]
 
@@ -142,12 +147,14 @@ class KafkaSettings(Section):
     """A Kafka cluster as the log. `servers`: "host:port,host:port".
 
     `prefix`: before all names of topics and transactional ids. `replication`: of topics that
-    perpflow makes; by default 3, or the number of brokers if that is smaller.
+    perpflow makes; by default 3, or the number of brokers if that is smaller. `session`: after so
+    long without a sign of life of an aggregator others take its partitions.
     """
 
     servers: Annotated[str, StringConstraints(pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")]
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
     replication: Annotated[int, Number, Field(ge=1, le=32)] | None = None
+    session: Annotated[Duration, _at_least("1s")] = 10_000_000_000
     tls: bool = False
     ca_file: Path | None = None
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -290,6 +297,23 @@ class PublishSettings(Section):
         return self
 
 
+class ApiSettings(Section):
+    """The HTTP API. `port`: `perpflow serve` takes 8080 by default, `run` serves only if it is set.
+
+    `stream_port`: where the live stream is, beside the API; none: it is not served.
+    `files_url`: scheme and host of the files' URLs, `{family}` in it is replaced by ohlcv,
+    trade-metrics, l1-metrics or raw; by default S3's own, or where the API itself was asked.
+    `previews`: what is free, as "EXCHANGE SYMBOL YYYY-MM".
+    """
+
+    port: Annotated[int, Number, Field(ge=1, le=65_535)] | None = None
+    stream_port: Annotated[int, Number, Field(ge=1, le=65_535)] | None = None
+    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
+    keys: Path = Path("perpflow-keys.json")
+    files_url: HttpUrl | None = None
+    previews: Previews = []
+
+
 class MetricsSettings(Section):
     """/metrics, /healthz and /readyz, on the loopback interface unless `host` says otherwise."""
 
@@ -305,4 +329,5 @@ class Settings(Section):
     ingest: IngestSettings = IngestSettings()
     aggregate: AggregateSettings = AggregateSettings()
     publish: PublishSettings = PublishSettings()
+    api: ApiSettings = ApiSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -7,7 +7,7 @@ any moment, sees the old object or the new one, never a part.
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -66,6 +66,7 @@ class Store:
         if not separator or not rest or scheme not in ("file", "s3"):
             raise StoreError(f"{url!r} is no store: use file://DIRECTORY or s3://BUCKET/PREFIX")
         self.url = url
+        self.endpoint_url = endpoint_url
         self._local = scheme == "file"
         # Listings are never cached: other processes write too.
         if self._local:
@@ -132,6 +133,30 @@ class Store:
         # An S3 server may answer with the prefix itself, as a file, once all below it is deleted.
         below = f"{prefix}/" if prefix else ""
         return sorted(key for key in keys if key.startswith(below) and _TEMPORARY not in key)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """`list`, with the bytes of each object."""
+        with self._errors("list", prefix):
+            found = self._fs.find(self._path(prefix), detail=True)
+        below = f"{self._root}/{prefix}/"
+        items = {str(path): int(info["size"]) for path, info in found.items()}
+        return {
+            path.removeprefix(f"{self._root}/"): size
+            for path, size in sorted(items.items())
+            if path.startswith(below) and _TEMPORARY not in path
+        }
+
+    def children(self, prefix: str) -> Sequence[str]:
+        """The names of the directories directly under the directory `prefix`, sorted."""
+        with self._errors("list", prefix), suppress(FileNotFoundError):
+            found = self._fs.ls(self._path(prefix), detail=True)
+            paths = (str(info["name"]) for info in found if info["type"] == "directory")
+            return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+        return []
+
+    def path(self, key: str) -> Path | None:
+        """Where a directory's store has the object; None on S3."""
+        return Path(self._path(key)) if self._local else None
 
     def delete(self, key: str) -> None:
         """Remove the object; harmless if there is none."""

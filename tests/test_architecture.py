@@ -26,6 +26,8 @@ PURE = (
     "ingest/continuity.py",
     "ingest/history.py",
     "ingest/watchdog.py",
+    "ingest/log/sharing.py",
+    "ingest/log/membership.py",
     "ingest/venues/*.py",
     *(f"ingest/simulator/{n}.py" for n in ("market", "prices", "flow", "frames", "venue_frames")),
     *(f"ingest/simulator/{n}.py" for n in ("listings", "protocols")),

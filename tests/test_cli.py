@@ -85,7 +85,7 @@ def test_check_config_prints_the_effective_settings_without_secrets(tmp_path: Pa
             ["replay", "x.gz", "--venue", "okx-perps", "--out", "file://x", "--lateness", "5"],
             'has no unit: write "5s"',
         ),
-        (["tail", "bars", "--from", "yesterday"], 'should be "start", "end" or an offset'),
+        (["tail", "bars", "--from", "yesterday"], "should be start, end, an offset, a time"),
         (["run", "--set", "log.path"], "write NAME=VALUE"),
         (["run", "--config", "missing.toml"], "missing.toml: can't read the settings file"),
     ],

@@ -41,11 +41,17 @@ def simulator(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]
 
 
 def write_settings(
-    directory: Path, port: int, *, lateness: str = "5s", flush: str = "1s", more: str = ""
+    directory: Path,
+    port: int,
+    *,
+    lateness: str = "5s",
+    flush: str = "1s",
+    partitions: int = 2,
+    more: str = "",
 ) -> Path:
     """A perpflow.toml for the simulator's venues, with everything else in `directory`."""
     lines = [
-        f'[log]\npath = "{directory}/perpflow.db"\npartitions = 2',
+        f'[log]\npath = "{directory}/perpflow.db"\npartitions = {partitions}',
         f'[aggregate]\nlateness = "{lateness}"',
         f'[publish]\nurl = "file://{directory}/bars"\nflush = "{flush}"',
     ]

@@ -24,8 +24,10 @@ from ingest.log.sqlite import SqliteLog
 from ingest.ticks import BACKLOG, BUY, HEALED, LIVE, SELL, Trades
 from publish import archive, raw_chunks, raw_days
 from publish.archive import GROUP, Archive
+from publish.catalog import RAW
 from publish.exclusions import REASONS, Exclusions
 from publish.raw_days import Instrument, day_key
+from publish.raw_rows import SCHEMAS_OF_DAYS
 from publish.store import Store, StoreError
 from tests.publish.bars import at
 from tests.publish.ticks_on_log import BTC, ETH, EXCHANGE, NS, Collector
@@ -136,6 +138,14 @@ async def test_a_day_file_is_what_the_datasets_say(log: Log, files: Store) -> No
         "/year=2026/month=11/day=20/data.parquet"
     )
     assert files.list(raw_chunks.ROOT) == []
+
+
+@pytest.mark.parametrize("kind", ["trades", "quotes"])
+def test_the_catalog_describes_the_columns_of_the_files(kind: str) -> None:
+    names = {"timestamp[ns, tz=UTC]": "timestamp[ns, UTC]", "double": "float64"}
+    assert [(f.name, f.type) for f in RAW[kind].fields] == [
+        (f.name, names.get(str(f.type), str(f.type))) for f in SCHEMAS_OF_DAYS[kind]
+    ]
 
 
 async def test_the_day_is_that_of_arrival_and_only_whole_days_are_shown(

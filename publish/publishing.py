@@ -2,24 +2,12 @@
 
 import asyncio
 
-import structlog
-
-from ingest.errors import UserError
-from ingest.log import Fenced, Log
-from ingest.records import BARS_TOPIC, TICK_TOPICS
-from publish import archive, health
+from ingest.log import Log
+from publish import archive
 from publish.archive import Archive
-from publish.log import open_log, place
 from publish.publisher import Publisher
 from publish.settings import Settings
-from publish.stopping import deadline, on_signals
-from publish.store import Store, open_store
-
-_log = structlog.get_logger(__name__)
-
-
-class PublishError(UserError):
-    """Publishing can't go on; the message says why."""
+from publish.store import Store
 
 
 class Publishing:
@@ -65,35 +53,3 @@ class Publishing:
         for result in ended:
             if isinstance(result, BaseException):
                 raise result
-
-
-async def publish(settings: Settings, stopping: asyncio.Event | None = None) -> None:
-    """`perpflow publish`: until SIGTERM or SIGINT, or until `stopping` is set.
-
-    Raises `UserError`s: a log or a store that can't be used, or that another has taken over.
-    """
-    stopping = stopping or asyncio.Event()
-    on_signals(stopping)
-    if settings.log.kafka is None and not settings.log.path.exists():
-        raise PublishError(f"{settings.log.path}: no such log; say which with --set log.path=FILE")
-    store = open_store(settings.publish)
-    await asyncio.to_thread(store.check)
-    log = open_log(settings.log)
-    try:
-        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), settings.log.partitions))
-        publishing = Publishing(settings, log, store)
-        async with health.served(settings.metrics, lambda: publishing.caught_up):
-            running = asyncio.create_task(publishing.run())
-            asked = asyncio.create_task(stopping.wait())
-            _log.info("publishing", log=place(settings.log), out=settings.publish.url)
-            await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)
-            asked.cancel()
-            with deadline():
-                publishing.stop()
-                await running
-    except Fenced as error:
-        raise PublishError(
-            f"another perpflow publishes the log {place(settings.log)}: one does, or one `run`"
-        ) from error
-    finally:
-        await log.close()

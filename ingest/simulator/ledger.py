@@ -130,6 +130,7 @@ class Ledger:
         """The answer to a request for history; None if the venue has no such path."""
         lists: dict[tuple[str, str], Callable[[Mapping[str, str]], object]] = {
             (BINANCE, "/fapi/v1/historicalTrades"): self._historical_trades,
+            (BINANCE, "/fapi/v1/trades"): self._historical_trades,
             (BINANCE, "/fapi/v1/aggTrades"): self._aggregates,
             (OKX, "/api/v5/market/history-trades"): self._history_trades,
             (HYPERLIQUID, "/info"): self._recent,

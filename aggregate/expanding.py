@@ -9,6 +9,7 @@ passes differently gives the same bits.
 import numpy as np
 import orjson
 
+from aggregate.groups import Array
 from ingest.ticks import F64, I32, I64
 
 _UNIT = {"month": "datetime64[M]", "day": "datetime64[D]"}
@@ -132,7 +133,7 @@ def _extend(sums: F64, lengths: I64, edges: I64) -> None:
         sums[own] = np.cumsum(sums[own], axis=0)
 
 
-def _z(d: F64, s1: F64, s2: F64, n: F64) -> F64:
+def _z(d: F64, s1: F64, s2: F64, n: Array) -> F64:
     """(x − mean)/std from shifted sums; NaN where n < 2 or the variance is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = s1 / n

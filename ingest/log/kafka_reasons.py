@@ -116,6 +116,8 @@ def _of_the_connection(error: Exception) -> str:
         return cause(error)
     if isinstance(error, ConnectionResetError | ConnectionAbortedError):
         return "the connection was reset: is log.kafka.tls right for this port?"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nothing listens there"
     if isinstance(error, TimeoutError) and not error.args:
         return f"no answer within {TRY_S:.0f} s"
     return str(error) or type(error).__name__

@@ -8,7 +8,7 @@ import pyarrow as pa
 from aggregate.groups import Partial, Rows
 from ingest.ticks import ipc_stream
 
-VERSION = 2
+VERSION = 3
 
 
 class StateVersionError(ValueError):

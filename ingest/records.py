@@ -49,12 +49,15 @@ class Coverage:
 
     `local_from` is the arrival clock (ns) at which the subscription stood, `exchange_from` the
     later of that and the first live tick's exchange stamp (venue and local clocks may differ).
-    A window is published only if it starts at or after its clock's stamp.
+    A window is published only if it starts at or after its clock's stamp. Of several coverages of
+    an instrument the earliest counts, but not from before one that is `anew`: then it was listed,
+    perhaps once more, and what was complete before ended with its delisting.
     """
 
     symbols: Sequence[str]
     local_from: int
     exchange_from: int
+    anew: bool = False
 
     def encode(self) -> bytes:
         return orjson.dumps(asdict(self))

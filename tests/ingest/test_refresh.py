@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from ingest import metrics
 from ingest.batches import Universe
 from ingest.changes import changes
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
@@ -33,6 +34,10 @@ def events(records: Sequence[Record]) -> list[dict[str, str]]:
     return [e for e in found if "native" in e]
 
 
+def connections_opened(exchange: str) -> float:
+    return float(metrics.CONNECTED.labels(exchange)._value.get())
+
+
 @pytest.mark.parametrize("exchange", list(NAMES))
 async def test_listings_subscribe_and_delistings_unsubscribe(
     exchange: str, log: SqliteLog, tmp_path: Path
@@ -43,6 +48,7 @@ async def test_listings_subscribe_and_delistings_unsubscribe(
         Change(1.0, exchange, goes, trading=False),
     ]
     market = Market(3, exchange, NAMES[exchange], start_ns=time.time_ns(), intensity=4.0)
+    opened = connections_opened(exchange)
     async with (
         Simulator({exchange: market_feed(market)}, changes=script) as simulator,
         keeping(log, tmp_path, exchange, ["all"], simulator.port, refresh_s=0.2) as (_, made),
@@ -57,14 +63,18 @@ async def test_listings_subscribe_and_delistings_unsubscribe(
         ticks = collector.ticks
         await until(lambda: collector.ticks > ticks + 100)
     records = await collected(log, PARTITIONS)
-    told = [e for part in records.values() for e in events(part)]
-    assert {(e["event"], e["native"]) for e in told} == {("listed", comes), ("delisted", goes)}
     every = [r for part in records.values() for r in part]
-    covered = [s for r in every if r.headers["type"] == "coverage"
-               for s in Coverage.decode(r.value).symbols]  # fmt: skip
-    assert len(set(covered)) == 3
-    symbols = [t.symbols[c] for r in every if (t := ticks_of(r)) is not None for c in set(t.code)]
-    assert len(set(symbols)) == 3
+    happened = [orjson.loads(r.value) for r in every if r.headers["type"] == "event"]
+    # All of it on the connections there were.
+    connected = [e for e in happened if "path" in e]
+    assert {e["event"] for e in connected} == {"connected"}
+    assert connections_opened(exchange) == opened + len({e["path"] for e in connected})
+    told = {(e["event"], e["native"]) for e in happened if "native" in e}
+    assert told == {("listed", comes), ("delisted", goes)}
+    coverages = [Coverage.decode(r.value) for r in every if r.headers["type"] == "coverage"]
+    assert len({s for c in coverages for s in c.symbols}) == 3
+    ticks_there = [t for r in every if (t := ticks_of(r)) is not None]
+    assert len({t.symbols[code] for t in ticks_there for code in set(t.code)}) == 3
 
 
 async def test_a_contract_size_takes_effect_from_the_event_on(

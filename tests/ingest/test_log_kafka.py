@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from ingest.log import Fenced, LogError, NewRecord, TopicMismatch
 from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_options import KafkaOptions
+from ingest.log.kafka_topics import TopicFound, mismatch, plans
 from tests.ingest.test_log_contract import record, values
 from tests.kafka.broker import ApacheKafka, Broker, NoBroker, free_port
 
@@ -56,6 +57,8 @@ async def _make(options: KafkaOptions, name: str, partitions: int, **config: str
         ("ticks", 3, {}, "ticks has 3 partitions, not 2"),
         ("ticks", 2, {"cleanup_policy": "compact"}, "cleanup.policy=compact, not delete"),
         ("ticks", 2, {"retention_ms": "1000"}, "retention.ms=1000, less than 86400000"),
+        ("ticks", 2, {"max_message_bytes": "1000"}, "max.message.bytes=1000, less than 1048588"),
+        ("bars", 2, {"unclean_leader_election_enable": "true"}, "may lose what was acknowledged"),
         ("ticks", 2, {"min_insync_replicas": "2"}, "min.insync.replicas=2 of 1 replicas"),
         ("state", 2, {}, "state has cleanup.policy=delete, not compact"),
         ("state", 1, {"cleanup_policy": "compact"}, "state has 1 partitions, fewer than 2"),
@@ -75,6 +78,14 @@ async def test_a_topic_that_would_lose_data_is_refused_and_nothing_made(
         }
     finally:
         await log.close()
+
+
+def test_one_copy_is_not_enough_where_there_are_three() -> None:
+    (plan, _) = plans({"ticks": 2}, KafkaOptions("localhost:9092"), brokers=3)
+    assert plan.config["min.insync.replicas"] == "2"
+    found = TopicFound("ticks", 2, 3, {**plan.config, "min.insync.replicas": "1"})
+    assert mismatch(plan, found) == "has min.insync.replicas=1 of 3 replicas: set it to 2 or more"
+    assert mismatch(plan, TopicFound("ticks", 2, 3, plan.config)) is None
 
 
 async def test_topics_are_made_as_documented(log: KafkaLog, options: KafkaOptions) -> None:

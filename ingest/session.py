@@ -116,7 +116,9 @@ class Session:
         """All subscriptions of `natives` stand from `local_from` on; `anew`: see `Coverage`."""
         self.listen(natives)
         symbols = {i.native: i.symbol for i in self._universe.instruments}
-        self._covered.append((local_from, frozenset(symbols[n] for n in natives), anew))
+        covered = frozenset(symbols[native] for native in natives)
+        self._covered.append((local_from, covered, anew))
+        self._continuity.covered(covered, local_from)
 
     def listen(self, natives: Iterable[str]) -> None:
         """These have been subscribed (again): silence of a symbol counts from now."""
@@ -159,7 +161,8 @@ class Session:
         due += [
             self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
         ]
-        if what == "disconnected":
+        # What replaces a connection that fell silent comes too late for what that left out.
+        if what == "disconnected" or details.get("reason") == "silence":
             self._continuity.interrupted(DISCONNECT)
         return due
 

@@ -34,8 +34,8 @@ HEAD = {
         "Entropy (nats, at most ln 2) of the buy share of volume: 0 is one-sided, ln 2 balanced."
     ),
     "flow_toxicity_score": Column(
-        "z-score of volume_delta_notional times that of realised volatility, both over the bars "
-        "of the month so far; null for the month's first bar."
+        "Product of the z-scores of volume_delta_notional and of realised volatility, both over "
+        "the bars of the month so far; null for the month's first bar."
     ),
     "taker_buy_sell_ratio": Column("Buy volume / sell volume; null without sells."),
     "taker_buy_sell_count_ratio": Column("Buy count / sell count; null without sells."),
@@ -64,7 +64,7 @@ def _columns() -> dict[str, Column]:
             )
         for size, which in SIZE_CLASSES.items():
             columns[f"taker_{side}_{size}_order_count_percentage"] = Column(
-                f"Share of {which} among the side's trades, from 0 to 1; null without any."
+                f"Share of {which} trades among the taker {side}s, from 0 to 1; null without any."
             )
     return columns
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from aggregate.bars import BarBatch, Closed, record
 from ingest.log import NewRecord
-from publish.partitions import Series
+from publish.layout import Series
 
 BTC, ETH = "perpetual-BTC-USDT:USDT", "perpetual-ETH-USDT:USDT"
 EXCHANGE = "binance-futures"

@@ -125,7 +125,7 @@ def aggregate(config: Config = None, assignments: Assignments = None) -> None:
 
 @app.command()
 def publish(config: Config = None, assignments: Assignments = None) -> None:
-    """Write the bars on the log to parquet in object storage; one process a log."""
+    """Write the bars on the log to parquet, and archive its ticks; one process a log."""
     settings = _settings(config, assignments)
     from publish import daemons
 
@@ -193,7 +193,7 @@ def replay(
         processes=processes or os.cpu_count() or 1,
         force=force,
         toxicity_reset=settings.aggregate.toxicity_reset,
-        s3_endpoint=settings.publish.s3_endpoint,
+        publish=settings.publish,
     )
     with watched_progress() as progress:
         summary = run_replay(options, progress)

@@ -10,12 +10,23 @@ from collections.abc import AsyncIterator, Collection
 from ingest.continuity import FILLS, IDS, RESTART, Continuity, FillContinuity, Gap, continuity
 from ingest.instruments import partition_of
 from ingest.log import Log, OffsetTrimmed, Record
-from ingest.records import GAP, OPEN, TRADES, TRADES_TOPIC, BadRecord, GapRecord
+from ingest.records import (
+    COVERAGE,
+    GAP,
+    OPEN,
+    TRADES,
+    TRADES_TOPIC,
+    BadRecord,
+    Coverage,
+    GapRecord,
+)
 from ingest.ticks import MalformedBatch, Trades, decode
 
 CHUNK_RECORDS = 1_000
 TAIL_BYTES = 16 << 20
-"""Values read at most of a partition, from its end: symbols that traded before are not known."""
+"""Values read at most of a partition, from its end. What symbols traded before is not known: each
+has a gap of unknown size up to its next trade."""
+_KINDS = (TRADES, GAP, COVERAGE)
 
 
 async def resume(
@@ -31,31 +42,44 @@ async def resume(
     ended: list[GapRecord] = []
     for partition in range(partitions):
         wanted = {s for s in symbols if partition_of(exchange, s, partitions) == partition}
-        for record in await _tail(log, exchange, partition, wanted):
+        tail, unseen = await _tail(log, exchange, partition, wanted)
+        for record in tail:
             if record.headers["type"] == TRADES:
                 _check(checks, record)
                 continue
-            try:
-                gap = GapRecord.decode(record.value)
-            except BadRecord:
+            control = _control(record)
+            if isinstance(control, Coverage):
+                checks.covered(wanted.intersection(control.symbols), control.exchange_from)
+            if not isinstance(control, GapRecord):
                 continue
+            gap = control
             key = (gap.symbol, gap.kind, gap.exchange_ts, gap.exchange_to, gap.local_ts)
             if gap.state == OPEN:
                 opened[key] = _gap(gap)
             else:
                 opened.pop(key, None)
                 ended.append(gap)
-    if isinstance(checks, FillContinuity):
+        if tail:
+            checks.covered(unseen, 0)
+    if aggregated or isinstance(checks, FillContinuity):
         checks.due()
-        checks.reopen([gap for gap in opened.values() if gap.kind == FILLS])
-    elif aggregated:
-        checks.due()
-    else:
+    checks.reopen([gap for gap in opened.values() if gap.kind == FILLS])
+    if not aggregated:
         for gap in ended:
             if gap.kind == IDS:
                 checks.settled(gap.symbol, gap.first_missing or 0, gap.last_missing or 0)
     checks.interrupted(RESTART)
     return checks
+
+
+def _control(record: Record) -> Coverage | GapRecord | None:
+    """What a coverage or gap record says; None if it can't be read."""
+    try:
+        if record.headers["type"] == COVERAGE:
+            return Coverage.decode(record.value)
+        return GapRecord.decode(record.value)
+    except BadRecord:
+        return None
 
 
 def _check(checks: Continuity, record: Record) -> None:
@@ -81,9 +105,12 @@ def _gap(gap: GapRecord) -> Gap:
     )
 
 
-async def _tail(log: Log, exchange: str, partition: int, wanted: set[str]) -> list[Record]:
-    """The last trades and gap records of an exchange, in order: back to where every one of the
-    wanted symbols has traded, or as far as the bound allows."""
+async def _tail(
+    log: Log, exchange: str, partition: int, wanted: set[str]
+) -> tuple[list[Record], set[str]]:
+    """The last trades, coverages and gap records of an exchange, in order: back to where every one
+    of the wanted symbols has traded, or as far as the bound allows. And the symbols that may have
+    traded before that."""
     first, end = await log.bounds(TRADES_TOPIC, partition)
     chunks: list[list[Record]] = []
     missing = set(wanted)
@@ -95,14 +122,14 @@ async def _tail(log: Log, exchange: str, partition: int, wanted: set[str]) -> li
             async for record in _between(log, partition, start, end):
                 size += len(record.value)
                 mine = record.headers.get("exchange") == exchange
-                if mine and record.headers["type"] in (TRADES, GAP):
+                if mine and record.headers["type"] in _KINDS:
                     chunk.append(record)
                     missing -= _symbols(record)
         except OffsetTrimmed:
             break  # retention has passed the start of this chunk meanwhile
         chunks.append(chunk)
         end = start
-    return [record for chunk in reversed(chunks) for record in chunk]
+    return [record for chunk in reversed(chunks) for record in chunk], missing if end else set()
 
 
 async def _between(log: Log, partition: int, start: int, end: int) -> AsyncIterator[Record]:

@@ -12,7 +12,7 @@ which has no exchange time.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from sys import float_info
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -28,8 +28,10 @@ from ingest.venues.common import (
     MAX_COUNT,
     MAX_ID,
     QUOTE_ROW,
+    SUBSCRIBE,
     TRADE_ROW,
     UNREAD,
+    Channel,
     Endpoint,
     Frame,
     Notice,
@@ -209,9 +211,9 @@ def _no_tick(data: dict[str, Any], report: ParseReport, frame: Frame) -> None:
     error = data.get("error", data)
     if "code" in error and "msg" in error:
         text = f"{words(error['code'])} {words(error['msg'])}"
-        report.notices.append(Notice("error", text=text))
+        report.notices.append(Notice("error", text=text, number=words(data.get("id"))))
     elif "result" in data and "id" in data:
-        report.notices.append(Notice("ack", text=words(data["id"])))
+        report.notices.append(Notice("ack", number=words(data["id"])))
     elif "e" not in data and {"u", "s", "b", "B", "a", "A"} <= data.keys():
         report.add_malformed("bookTicker without E", *frame)
     else:
@@ -237,9 +239,13 @@ def _split(streams: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
         yield streams[start : start + STREAMS_PER_CONNECTION]
 
 
-def _requests(channels: Sequence[tuple[str, str]]) -> list[bytes]:
+def _requests(
+    channels: Sequence[Channel],
+    op: Literal["subscribe", "unsubscribe"] = SUBSCRIBE,
+    number: int = 1,
+) -> list[bytes]:
     params = [f"{native.lower()}@{channel}" for channel, native in channels]
-    return [orjson.dumps({"method": "SUBSCRIBE", "params": params, "id": 1})]
+    return [orjson.dumps({"method": op.upper(), "params": params, "id": number})]
 
 
 VENUE = Venue(

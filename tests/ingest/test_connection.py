@@ -15,8 +15,8 @@ from websockets.frames import Opcode
 from ingest import line as module
 from ingest.clock import ArrivalClock
 from ingest.feed import MAX_DELAY_S, Feed, back_off
-from ingest.instruments import BINANCE, OKX
-from ingest.line import Line
+from ingest.instruments import BINANCE
+from ingest.line import Line, label_of
 from ingest.venues import Frame, ParseReport, venue
 from tests.ingest.collecting import (
     Handler,
@@ -26,7 +26,6 @@ from tests.ingest.collecting import (
     until,
     venue_server,
 )
-from tests.ingest.parsing import instrument
 
 
 class Watched:
@@ -49,6 +48,7 @@ class Watched:
             ArrivalClock(),
             self._deliver,
             lambda feed, what, reason: self.changes.append(what),
+            requests=venue(BINANCE).requests,
             confirm_s=confirm_s,
         )
 
@@ -173,7 +173,7 @@ async def test_a_venue_that_is_down_is_tried_until_it_is_up() -> None:
     watched = Watched(port)
     with capture_logs() as told:
         task = asyncio.create_task(watched.feed.run())
-        await until(lambda: any(e["event"] == "disconnected" for e in told))
+        await until(lambda: any(e["event"].startswith("not connected") for e in told))
         async with venue_server(handler, port):
             await until(lambda: watched.feed.subscribed)
             task.cancel()
@@ -270,47 +270,27 @@ async def test_pausing_leaves_the_data_with_the_venue() -> None:
         await until(lambda: len(watched.frames) > received)
 
 
-async def test_an_ack_that_is_repeated_answers_nothing_more() -> None:
-    swap = instrument(OKX, "BTC-USDT-SWAP")
-    [endpoint] = venue(OKX).endpoints([swap], "trades")
-    assert endpoint.acks == 2
-    rest = asyncio.Event()
-    told: list[int] = []
-
-    async def handle(connection: ServerConnection) -> None:
-        arguments = orjson.loads(await connection.recv())["args"]
-        acks = [orjson.dumps({"event": "subscribe", "arg": a}).decode() for a in arguments]
-        for _ in range(3):
-            await connection.send(acks[0])
-        await connection.send('{"event":"subscribe","arg":{"channel":"x","instId":"y"}}')
-        await rest.wait()
-        await connection.send(acks[1])
-        await connection.wait_closed()
-
-    def deliver(line: Line, frames: list[Frame]) -> None:
-        report = ParseReport()
-        venue(OKX).parse(frames, {}, 0, report)
-        told.extend(1 for _ in report.notices)
-        for notice in report.notices:
-            line.notice(notice)
-
-    async with venue_server(handle) as port:
-        url = f"ws://127.0.0.1:{port}"
-        feed = Feed(OKX, url, endpoint, None, ArrivalClock(), deliver, lambda *_: None)
-        task = asyncio.create_task(feed.run())
-        try:
-            await until(lambda: len(told) == 4)
-            assert not feed.subscribed
-            rest.set()
-            await until(lambda: feed.subscribed)
-            assert len(told) == 5
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
 def test_back_off_doubles_up_to_its_limit_with_jitter() -> None:
     limits = [0.25 * 2**n for n in range(7)] + [MAX_DELAY_S] * 5
     delays = list(islice(back_off(), len(limits)))
     assert all(limit / 2 <= d <= limit for d, limit in zip(delays, limits, strict=True))
     assert any(b != 2 * a for a, b in pairwise(delays))
+
+
+@pytest.mark.parametrize(
+    ("reason", "label"),
+    [
+        ("can't connect to wss://x: Connection refused", "can't connect"),
+        ("closed: received 1012 (service restart) x; then sent 1012", "closed 1012"),
+        ("closed: sent 1011 (internal error); no close frame received", "closed 1006"),
+        ("closed: no close frame received or sent", "closed 1006"),
+        ("closed: received 4999 (private use) x; then sent 4999 (private use)", "closed"),
+        ("silent for more than 60 s", "silent"),
+        ("could not send for 10 s", "sending"),
+        ("subscriptions not confirmed in 15 s", "unconfirmed"),
+        ("every subscription refused", "refused"),
+        ("renewed: age", "renewed"),
+    ],
+)  # fmt: skip
+def test_the_reasons_of_a_metric_are_few(reason: str, label: str) -> None:
+    assert label_of(reason) == label

@@ -153,7 +153,7 @@ def test_exchange_time_that_steps_back_changes_no_bar(name: str) -> None:
 
 
 def test_repeated_acks_are_told_as_they_come() -> None:
-    """That they answer nothing more is in test_connection.py."""
+    """That they answer nothing more is in test_subscriptions.py."""
     frames = list(cryptofeed_frames("okx/okx_cryptofeed_20220513.ws.gz"))
     names = ("UNI-USD-SWAP", "BTC-USDT", "BTC-USD-220527")
     parsed = parse_frames([instrument(OKX, name) for name in names], frames)

@@ -20,18 +20,13 @@ import pytest
 from ingest.log import Fenced, Log, NewRecord
 from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC
-from publish.partitions import (
-    Series,
-    month_days,
-    part_key,
-    read_series,
-    write_month,
-)
+from publish.layout import Series, part_key
+from publish.partitions import month_days, read_series, write_month
 from publish.publisher import Publisher
 from publish.store import Store, StoreError
 from tests.publish.bars import BTC, ETH, at, bars, closed, series, value_of
+from tests.publish.waiting import DEADLINE_S, until
 
-DEADLINE_S = 60.0
 KILLS = 8
 DAY = date(2026, 11, 20)
 MIDNIGHT = at("2026-11-21 00:00")
@@ -89,13 +84,6 @@ async def publish(log: Log, store: Store, **options: Any) -> Publisher:
     publisher.stop()
     await publisher.run()
     return publisher
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "condition not met in time"
-        await asyncio.sleep(0.01)
 
 
 def starts(store: Store, of: Series, month: int = 11) -> list[int]:

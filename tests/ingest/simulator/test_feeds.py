@@ -17,7 +17,7 @@ from ingest.venues import Frame, ParseReport, ParserState, Row, venue
 from ingest.venues.common import TRADE_ROW
 from tests.ingest.simulating import START, Client, eventually
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 def recorded(name: str) -> Path:

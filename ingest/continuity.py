@@ -86,6 +86,10 @@ class Continuity(Protocol):
         """The next gap of each symbol is for this reason: a disconnect or a restart."""
         ...
 
+    def silent(self, symbol: str) -> None:
+        """The stream of one symbol was dead."""
+        ...
+
     def settled(self, symbol: str, first: int, last: int) -> None:
         """What can be done about these ids has been done: they are in no gap any more."""
         ...
@@ -301,6 +305,9 @@ class IdContinuity:
         self._why = reason
         self._untraded.interrupted()
 
+    def silent(self, symbol: str) -> None:
+        self._untraded.interrupted([symbol])
+
     def settled(self, symbol: str, first: int, last: int) -> None:
         if symbol in self._codes.symbols:
             self._fill(self._codes.symbols.index(symbol), first, last)
@@ -374,6 +381,9 @@ class FillContinuity:
 
     def interrupted(self, reason: str) -> None:
         self._interrupted = reason
+
+    def silent(self, symbol: str) -> None:
+        """Nothing, as above."""
 
     def settled(self, symbol: str, first: int, last: int) -> None:
         """Nothing: these gaps have no ids, and are due once."""

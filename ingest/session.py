@@ -164,6 +164,8 @@ class Session:
         # What replaces a connection that fell silent comes too late for what that left out.
         if what == "disconnected" or details.get("reason") == "silence":
             self._continuity.interrupted(DISCONNECT)
+        elif what == "symbol-silent":
+            self._continuity.silent(details["symbol"])
         return due
 
     def healed(self, symbol: str, prints: Sequence[Print]) -> list[NewRecord]:

@@ -19,7 +19,8 @@ import structlog
 from ingest import metrics, records
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.clock import ArrivalClock
-from ingest.continuity import DISCONNECT, Continuity, Gap, continuity
+from ingest.continuity import Continuity, continuity
+from ingest.gaps import DISCONNECT, Gap
 from ingest.history import Print
 from ingest.instruments import partition_of
 from ingest.log import NewRecord

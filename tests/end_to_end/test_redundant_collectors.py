@@ -19,7 +19,7 @@ from aggregate.aggregator import Aggregator
 from aggregate.bars import BarBatch
 from aggregate.intervals import EXCHANGE
 from aggregate.shard import END, Rules, ShardAggregator
-from ingest.continuity import RESTART, SEQUENCE
+from ingest.gaps import RESTART, SEQUENCE
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
 from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC, COVERAGE, QUOTES, TICK_TOPICS, TRADES, Coverage

@@ -35,9 +35,6 @@ DRAIN_S = 5.0
 STOP_S = 3.0
 """At a stop, seconds for what is under way, and then for the last commits."""
 RELEASE_S = 1.0
-_UNANSWERED = (
-    "stopped while the log did not answer: the next start goes on from what was committed before"
-)
 
 
 class Aggregator:
@@ -94,9 +91,8 @@ class Aggregator:
         try:
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({working}, timeout=self._drain_s + STOP_S)
-            if not working.done():
-                raise LogError(_UNANSWERED)
-            working.result()
+            if working.done():
+                working.result()
             await self._commit_all()
         finally:
             await _ended(working, stopping, watching, *self._taking.values(), *self._steps.values())
@@ -127,16 +123,16 @@ class Aggregator:
 
     def _settle(self) -> None:
         """Let go what is no longer of the share, take over what is new in it."""
-        share = self._members.share()
-        for partition in [p for p in (*self._workers, *self._taking) if p not in share]:
-            log_.info("partition let go", partition=partition)
-            self._let_go(partition)
         for partition, taking in list(self._taking.items()):
             if taking.done():
                 self._taken(partition, taking)
         for partition, step in list(self._steps.items()):
             if step.done():
                 self._stepped(partition, step)
+        share = self._members.share()  # after what was fenced is told
+        for partition in [p for p in (*self._workers, *self._taking) if p not in share]:
+            log_.info("partition let go", partition=partition)
+            self._let_go(partition)
         now = time.monotonic()
         for partition in sorted(share - self._workers.keys() - self._taking.keys()):
             if now >= self._not_before.get(partition, 0.0):
@@ -206,9 +202,9 @@ class Aggregator:
             return True
         if not any(worker.more for worker in idle) and not await self._wait(idle, wait_s):
             return False
-        for worker in idle:
-            self._steps[worker.partition] = asyncio.create_task(worker.step())
-        await asyncio.wait(self._steps.values(), timeout=SLOW_S)
+        steps = {worker.partition: asyncio.create_task(worker.step()) for worker in idle}
+        self._steps |= steps
+        await asyncio.wait(steps.values(), timeout=SLOW_S)
         return True
 
     async def _wait(self, workers: Iterable[PartitionWorker], wait_s: float) -> bool:
@@ -221,16 +217,22 @@ class Aggregator:
             return False
 
     async def _commit_all(self) -> None:
-        """At a stop: the try is the last."""
-        workers = [w for p, w in self._workers.items() if p not in self._steps]
-        try:
-            async with asyncio.timeout(STOP_S):
-                done = await asyncio.gather(*(w.commit() for w in workers), return_exceptions=True)
-        except TimeoutError:
-            raise LogError(_UNANSWERED) from None
-        for result in done:
-            if isinstance(result, BaseException) and not isinstance(result, Fenced):
-                raise result
+        """At a stop: the try is the last. What isn't committed the next owner makes again."""
+        commits = [
+            asyncio.create_task(worker.commit())
+            for partition, worker in self._workers.items()
+            if partition not in self._steps
+        ]
+        busy = set(self._steps.values())
+        if commits:
+            busy |= (await asyncio.wait(commits, timeout=STOP_S))[1]
+        if busy:
+            log_.warning("stopped before all was committed", partitions=len(busy))
+        await _ended(*commits)
+        for commit in commits:
+            error = None if commit.cancelled() else commit.exception()
+            if error is not None and not isinstance(error, Fenced):
+                raise error
         for failure in self._failures.values():
             raise failure
 

@@ -120,7 +120,8 @@ class PartitionAggregator:
             shard.evicting.discard(who)
         elif kind == records.COVERAGE:
             coverage = records.Coverage.decode(record.value)
-            shard.bars.cover(coverage.symbols, coverage.local_from, coverage.exchange_from)
+            stamps = coverage.local_from, coverage.exchange_from
+            shard.bars.cover(coverage.symbols, *stamps, anew=coverage.anew)
 
     def _forget(self, source: records.Source) -> None:
         """Batch numbers of a collector's earlier sessions are of no more use."""

@@ -53,7 +53,7 @@ async def aggregated(log: Log, ticks: tuple[Trades, Quotes], name: str, target: 
     """Put the ticks on an empty log, and measure an aggregator that turns them into bars."""
     trades, quotes = ticks
     await log.create(dict.fromkeys((*records.TICK_TOPICS, records.BARS_TOPIC), 1))
-    written = _session(trades, quotes)
+    written = session(trades, quotes)
     for i in range(0, len(written), 20):
         await log.append(written[i : i + 20])
     end = {(t, 0): (await log.bounds(t, 0))[1] for t in records.TICK_TOPICS}
@@ -61,7 +61,7 @@ async def aggregated(log: Log, ticks: tuple[Trades, Quotes], name: str, target: 
     with cpu_time() as cpu:
         running = asyncio.create_task(aggregator.run())
         while not running.done() and await log.committed(GROUP) != end:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         aggregator.stop()
         await running
     n = len(trades) + len(quotes)
@@ -75,7 +75,7 @@ async def aggregated(log: Log, ticks: tuple[Trades, Quotes], name: str, target: 
     return Result(name, n / cpu.seconds, "ticks/CPU-s", target, detail)
 
 
-def _session(trades: Trades, quotes: Quotes) -> list[NewRecord]:
+def session(trades: Trades, quotes: Quotes, partition: int = 0) -> list[NewRecord]:
     """One collector's records in both topics, in arrival order, until long after the last tick."""
     source = records.Source(EXCHANGE, EXCHANGE, "c1", "1")
     seq = dict.fromkeys(records.TICK_TOPICS, 0)
@@ -83,7 +83,7 @@ def _session(trades: Trades, quotes: Quotes) -> list[NewRecord]:
     out: list[NewRecord] = []
 
     def put(topic: str, kind: str, value: bytes = b"", **more: str) -> None:
-        out.append(NewRecord(topic, 0, value, source.headers(kind, seq[topic], **more)))
+        out.append(NewRecord(topic, partition, value, source.headers(kind, seq[topic], **more)))
         seq[topic] += 1
 
     cover = records.Coverage(market.symbols(market.INSTRUMENTS), start, start).encode()

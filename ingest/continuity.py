@@ -12,7 +12,7 @@ A hole in the ids that copies or late rows fill within `REORDER_NS` of arrival t
 Fills that Hyperliquid leaves out while a connection stands cannot be noticed from the stream.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,11 +21,13 @@ import numpy.typing as npt
 
 from ingest.instruments import HYPERLIQUID
 from ingest.ticks import BACKLOG, HEALED, I64, Trades
+from ingest.untraded import Untraded
 
 Mask = npt.NDArray[np.bool_]
 
 IDS, FILLS = "ids", "fills"
-"""Kinds of gap: trade ids from–to, or Hyperliquid's fills of unknown number between two times."""
+"""Kinds of gap: trade ids from–to, or fills of unknown number between two times (Hyperliquid, and
+symbols of which no trade was seen before)."""
 SEQUENCE, DISCONNECT, RESTART, STRADDLE = "sequence", "disconnect", "restart", "straddle"
 """Reasons: a jump while connected, or over a reconnect, or over a restart of the collector, or the
 new part of an aggregate whose other part was seen as single trades."""
@@ -76,12 +78,20 @@ class Continuity(Protocol):
         """Gaps that are certain at arrival time `now` (ns), each once; None: all that are open."""
         ...
 
+    def covered(self, symbols: Collection[str], since: int) -> None:
+        """These are collected from arrival time `since` (ns) on."""
+        ...
+
     def interrupted(self, reason: str) -> None:
         """The next gap of each symbol is for this reason: a disconnect or a restart."""
         ...
 
     def settled(self, symbol: str, first: int, last: int) -> None:
         """What can be done about these ids has been done: they are in no gap any more."""
+        ...
+
+    def reopen(self, gaps: Sequence[Gap]) -> None:
+        """Gaps of kind `fills` of an earlier session whose healing did not end."""
         ...
 
 
@@ -122,6 +132,9 @@ class IdContinuity:
         self._top_ts: I64 = np.empty(0, np.int64)
         self._reason: I64 = np.empty(0, np.int64)
         self._holes: dict[int, list[Gap]] = {}
+        self._untraded = Untraded()
+        self._why = SEQUENCE
+        self._unknown: list[Gap] = []
 
     def top(self, symbol: str) -> int | None:
         """The highest id seen of a symbol, None before the first."""
@@ -132,6 +145,8 @@ class IdContinuity:
     def check(self, trades: Trades, aggregates: I64 | None = None) -> Mask | None:
         code = self._codes.of(trades)
         self._grow(len(self._codes.symbols))
+        for doubt in self._untraded.check(trades):
+            self._unknown.append(_fills_between(*doubt, self._why))
         if aggregates is None:
             aggregates = np.zeros(len(trades), np.int64)
         order = np.argsort(code, kind="stable")
@@ -265,9 +280,9 @@ class IdContinuity:
                 del self._holes[who]
 
     def due(self, now: int | None = None) -> list[Gap]:
+        found, self._unknown = self._unknown, []
         if not self._holes:
-            return []
-        found: list[Gap] = []
+            return found
         for who, holes in list(self._holes.items()):
             old = [h for h in holes if now is None or h.local_ts + REORDER_NS <= now]
             if old:
@@ -278,12 +293,20 @@ class IdContinuity:
                     del self._holes[who]
         return found
 
+    def covered(self, symbols: Collection[str], since: int) -> None:
+        self._untraded.covered([s for s in symbols if self.top(s) is None], since)
+
     def interrupted(self, reason: str) -> None:
         self._reason[:] = _REASONS.index(reason)
+        self._why = reason
+        self._untraded.interrupted()
 
     def settled(self, symbol: str, first: int, last: int) -> None:
         if symbol in self._codes.symbols:
             self._fill(self._codes.symbols.index(symbol), first, last)
+
+    def reopen(self, gaps: Sequence[Gap]) -> None:
+        self._unknown += gaps
 
     def _grow(self, codes: int) -> None:
         more = codes - len(self._top)
@@ -330,18 +353,9 @@ class FillContinuity:
         recent = self._recent.get(who)
         if recent is None or np.isin(trades.id[rows], recent).any():
             return
-        gap = Gap(
-            symbol=self._codes.symbols[who],
-            kind=FILLS,
-            first_missing=None,
-            last_missing=None,
-            missing=None,
-            reason=self._interrupted,
-            exchange_ts=self._last_ts[who],
-            exchange_to=int(trades.exchange_ts[rows].min()),
-            local_ts=local_ts,
-        )
-        self._due.append(gap)
+        since, until = self._last_ts[who], int(trades.exchange_ts[rows].min())
+        symbol = self._codes.symbols[who]
+        self._due.append(_fills_between(symbol, since, until, local_ts, self._interrupted))
 
     def _remember(self, who: int, trades: Trades, rows: npt.NDArray[np.intp]) -> None:
         if not len(rows):
@@ -355,6 +369,9 @@ class FillContinuity:
         found, self._due = self._due, []
         return found
 
+    def covered(self, symbols: Collection[str], since: int) -> None:
+        """Nothing: a subscription begins with the last fills."""
+
     def interrupted(self, reason: str) -> None:
         self._interrupted = reason
 
@@ -362,8 +379,13 @@ class FillContinuity:
         """Nothing: these gaps have no ids, and are due once."""
 
     def reopen(self, gaps: Sequence[Gap]) -> None:
-        """Gaps of an earlier session whose healing did not end."""
         self._due += gaps
+
+
+def _fills_between(symbol: str, since: int, until: int, local_ts: int, reason: str) -> Gap:
+    """Trades of unknown number: the venue's times (ns) of the last tick before and the first after,
+    and when that arrived."""
+    return Gap(symbol, FILLS, None, None, None, reason, since, until, local_ts)
 
 
 def without(gap: Gap, first: int, last: int, aggregate: int = 0) -> list[Gap]:

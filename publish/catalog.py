@@ -81,7 +81,11 @@ RAW: Mapping[str, Entry] = {
             ("amount", "float64", "Quantity, base units."),
             ("notional", "float64", "Price times quantity, quote units."),
             ("count", "int32", "How many fills the print stands for."),
-            ("origin", "string", "live; backlog: replayed on subscribing; healed: from REST."),
+            (
+                "origin",
+                "string",
+                "How it came: live, backlog (replayed on subscribing), healed (REST).",
+            ),
             ("collector", "string", "Which collector received it."),
             ("row", "int64", "Its place in order of arrival."),
             ("excluded_exchange", "string", "Why it is in no bar of the exchange clock, or null."),
@@ -96,6 +100,22 @@ RAW: Mapping[str, Entry] = {
             ("ask_price", "float64", "Best ask price, quote units; null while there is no ask."),
             ("ask_amount", "float64", "Quantity at the best ask, base units."),
             ("sequence", "int64", "The venue's sequence number; null where it has none."),
+        ),
+        _raw(
+            "gaps",
+            "Trades that did not arrive when they should have, and how many came after all.",
+            ("exchange_timestamp", "timestamp[ns, UTC]", "The venue's time of the last good tick."),
+            ("local_timestamp", "timestamp[ns, UTC]", "When the gap was noticed."),
+            (
+                "kind",
+                "string",
+                "What is known of it: ids (which), or fills (only between which times).",
+            ),
+            ("first_missing", "int64", "The first missing id of the venue's; null if unknown."),
+            ("last_missing", "int64", "The last missing id of the venue's; null if unknown."),
+            ("missing", "int64", "How many ticks are missing; null if unknown."),
+            ("healed", "int64", "How many of them came by REST afterwards."),
+            ("reason", "string", "What it came from, if that is known."),
         ),
     )
 }

@@ -16,6 +16,7 @@ from publish import health, pipeline
 from publish.log import membership
 from publish.publishing import Publishing
 from publish.settings import Settings
+from publish.stopping import deadline, on_signals
 from publish.store import open_store
 
 _log = structlog.get_logger(__name__)
@@ -71,27 +72,29 @@ async def publish(settings: Settings, stopping: asyncio.Event | None = None) -> 
     store = open_store(settings.publish)
     await asyncio.to_thread(store.check)
 
-    def both(log: Log) -> _Daemon:
-        publishing = Publishing(settings, log, store)
+    def publishing(log: Log) -> _Daemon:
+        publisher = Publishing(settings, log, store)
 
         async def stop() -> None:
-            publishing.stop()
+            publisher.stop()
 
-        return _Daemon([publishing.run()], stop, lambda: publishing.caught_up)
+        return _Daemon([publisher.run()], stop, lambda: publisher.caught_up)
 
-    await _run(settings, both, stopping)
+    await _run(settings, publishing, stopping)
 
 
 async def _run(
     settings: Settings, make: Callable[[Log], _Daemon], stopping: asyncio.Event | None
 ) -> None:
-    stopping = pipeline.on_signals(stopping)
+    stopping = on_signals(stopping)
     with contextlib.ExitStack() as outermost:
         try:
             async with pipeline.opened(settings) as log:
-                daemon = make(log)
-                async with health.served(settings.metrics, daemon.ready):
-                    await _until(settings, stopping, daemon, outermost)
+                made: list[_Daemon] = []
+                async with health.served(settings.metrics, lambda: any(d.ready() for d in made)):
+                    if await pipeline.ready(settings, log, stopping):
+                        made.append(make(log))
+                        await _until(settings, stopping, made[0], outermost)
         except Fenced as error:
             raise pipeline.taken(settings) from error
     _log.info("stopped")
@@ -110,7 +113,7 @@ async def _until(
     await asyncio.wait({stop, *parts, *beside}, return_when=asyncio.FIRST_COMPLETED)
     _log.info("stopping")
     # Closing the log counts too.
-    outermost.enter_context(pipeline.deadline(pipeline.STOP_S))
+    outermost.enter_context(deadline())
     ended = [task for task in (*parts, *beside) if task.done()]
     await daemon.stop()
     for task in (stop, *beside):

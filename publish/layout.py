@@ -93,3 +93,14 @@ def parse_part_key(key: str) -> tuple[Series, Part]:
     if (root, name) != (OPEN, "data.parquet"):
         raise ValueError(f"{key} is not the key of an open part")
     return series, part
+
+
+def parse_month_key(key: str) -> tuple[int, int]:
+    """Year and month of a month file's key. Raises ValueError for another key."""
+    try:
+        *_, year, month, name = key.split("/")
+        if not (key.startswith(f"{CLOSED}/") and name == "data.parquet"):
+            raise ValueError
+        return int(year.removeprefix("year=")), int(month.removeprefix("month="))
+    except ValueError:
+        raise ValueError(f"{key} is not the key of a month file") from None

@@ -7,7 +7,6 @@ ticks of one instrument: its day files, with their sizes.
 import asyncio
 import re
 import time
-from calendar import monthrange
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -16,36 +15,20 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from publish.catalog import EXCHANGES, METRICS, RAW
-from publish.layout import CLOSED, OPEN, Series, parse_part_key
-from publish.partitions import read_month
-from publish.store import Store
+from publish.layout import CLOSED, OPEN, Series
+from publish.partitions import ServedFile, served_files
+from publish.raw_days import ROOT as RAW_ROOT
+from publish.store import Store, StoreError
 
-RAW_ROOT = "raw"
 FRESH_S = 5.0
 """How old a listing of a series may be: much less than a folded part stays readable."""
 SYMBOLS_FRESH_S = 60.0
 COVERAGE_FRESH_S = 600.0
 _KEPT = 20_000
-_MONTH = re.compile(r".*/year=(\d{4})/month=(\d\d)/data\.parquet")
 _DAY = re.compile(r"(.*)/year=(\d{4})/month=(\d\d)/day=(\d\d)/data\.parquet")
 _RAW_SERIES = re.compile(rf"{RAW_ROOT}/([^/]+)/exchange=([^/]+)/symbol=([^/]+)")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class BarFile:
-    """A month's file, or with `day` an open part of that day."""
-
-    key: str
-    year: int
-    month: int
-    day: int | None = None
-
-    def overlaps(self, first: date, last: date) -> bool:
-        start = date(self.year, self.month, self.day or 1)
-        end = start if self.day else start.replace(day=monthrange(self.year, self.month)[1])
-        return start <= last and end >= first
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +62,10 @@ class Listing:
         self._clock = clock
         self._kept: OrderedDict[Hashable, tuple[float, asyncio.Future[Any]]] = OrderedDict()
 
-    async def bars(self, series: Series, first: date, last: date) -> list[BarFile]:
+    async def bars(self, series: Series, first: date, last: date) -> list[ServedFile]:
         """The files that may have rows of these days, both included, in time order."""
-        files = await self._fresh(series, FRESH_S, lambda: bar_files(self._store, series))
-        return [file for file in files if file.overlaps(first, last)]
+        files = await self._fresh(series, FRESH_S, lambda: _bar_files(self._store, series))
+        return [file for file in files if _overlaps(file, first, last)]
 
     async def raw(self, dataset: str, exchange: str, symbol: str) -> Mapping[date, RawFile]:
         """All day files of an instrument, by day of arrival, in time order."""
@@ -112,22 +95,17 @@ class Listing:
         return await asyncio.shield(future)
 
 
-def bar_files(store: Store, series: Series) -> list[BarFile]:
-    """The files that hold each of the series' rows once, in time order."""
-    # Parts first, then month files, then what those list: a day folded in between is in its month
-    # file and not listed twice, and a month's first file is listed or its parts are.
-    parts = [(parse_part_key(key)[1].day, key) for key in store.list(f"{OPEN}/{series.path}")]
-    months = {
-        (int(found[1]), int(found[2])): key
-        for key in store.list(f"{CLOSED}/{series.path}")
-        if (found := _MONTH.fullmatch(key))
-    }
-    listed: set[date] = set()
-    for year, month in {(day.year, day.month) for day, _ in parts} & months.keys():
-        listed |= read_month(store, series, year, month).days
-    files = [BarFile(key, *when) for when, key in months.items()]
-    files += [BarFile(key, d.year, d.month, d.day) for d, key in parts if d not in listed]
-    return sorted(files, key=lambda file: (file.year, file.month, file.day or 0, file.key))
+def _bar_files(store: Store, series: Series) -> list[ServedFile]:
+    try:
+        return served_files(store, series, date.min, date.max)
+    except ValueError as error:
+        raise StoreError(f"{store.url}: {error}: move it away") from error
+
+
+def _overlaps(file: ServedFile, first: date, last: date) -> bool:
+    if file.part:
+        return first <= file.part.day <= last
+    return (first.year, first.month) <= (file.year, file.month) <= (last.year, last.month)
 
 
 def _raw_files(store: Store, prefix: str) -> Mapping[date, RawFile]:

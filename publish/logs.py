@@ -38,3 +38,5 @@ def configure_logs() -> None:
     root.setLevel(logging.INFO)
     for noisy in ("websockets", "httpx", "httpcore", "botocore", "aiobotocore", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It tells of every attempt at a broker that is down; what fails for good is raised as well.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -6,6 +6,7 @@ replacement of the month file.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
@@ -23,11 +24,14 @@ from publish.bar_files import (
 )
 from publish.columns import Columns
 from publish.layout import (
+    CLOSED,
+    OPEN,
     Part,
     Series,
     day_prefix,
     month_key,
     month_prefix,
+    parse_month_key,
     parse_part_key,
     part_key,
 )
@@ -36,6 +40,45 @@ from publish.store import NotFound, Replaced, Store
 
 READS = 5
 """Of a month file that is being replaced: it is not, so often in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedFile:
+    """A file to give to readers: a month (`part` None), or an open part of a day."""
+
+    key: str
+    year: int
+    month: int
+    part: Part | None = None
+
+
+def served_files(store: Store, series: Series, first: date, last: date) -> list[ServedFile]:
+    """The files that together hold the rows of `first` to `last` (inclusive) once, in time order.
+
+    Month files come whole, with days outside the range. [] if there is nothing.
+    """
+    # Parts first: one that a fold made dead meanwhile is still there, and its month says so.
+    parts = [
+        (key, part)
+        for key in store.list(f"{OPEN}/{series.path}")
+        if first <= (part := parse_part_key(key)[1]).day <= last
+    ]
+    months = {parse_month_key(key) for key in store.list(f"{CLOSED}/{series.path}")}
+    found = [
+        ServedFile(month_key(series, *month), *month)
+        for month in months
+        if (first.year, first.month) <= month <= (last.year, last.month)
+    ]
+    listed: dict[tuple[int, int], frozenset[date]] = {}
+    for key, part in parts:
+        month = (part.day.year, part.day.month)
+        if month not in listed:
+            listed[month] = read_month(store, series, *month).days
+            if listed[month] and month not in months:  # its first fold, just now
+                found.append(ServedFile(month_key(series, *month), *month))
+        if part.day not in listed[month]:
+            found.append(ServedFile(key, *month, part))
+    return sorted(found, key=lambda file: (file.year, file.month, file.part is not None, file.key))
 
 
 def read_month(store: Store, series: Series, year: int, month: int) -> Month:

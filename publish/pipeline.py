@@ -8,10 +8,8 @@ Both halves meet on the log alone, as they would as separate processes.
 
 import asyncio
 import contextlib
-import os
-import signal
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -20,13 +18,15 @@ import structlog
 from aggregate.aggregator import Aggregator
 from aggregate.shard import Rules
 from ingest.clock import ArrivalClock
-from ingest.collector import Collector, CollectorSettings
+from ingest.collector import Collector
+from ingest.collector_settings import CollectorSettings
 from ingest.errors import UserError
 from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument
 from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Fenced, Log
 from ingest.log.membership import Fixed, Membership
+from ingest.log_wait import until_answered
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
 from publish import health
@@ -34,11 +34,10 @@ from publish.log import open_log, place
 from publish.publishing import Publishing
 from publish.serve import beside
 from publish.settings import Settings, Venue
+from publish.stopping import deadline, on_signals
 from publish.store import Store, open_store
 
 RETAIN_EVERY_S = 60.0
-STOP_S = 9.5
-"""A daemon is gone within 10 s of SIGTERM."""
 
 _log = structlog.get_logger(__name__)
 
@@ -50,8 +49,8 @@ class PipelineError(UserError):
 async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Run the pipeline until SIGTERM or SIGINT, or until `stopping` is set.
 
-    A venue that can't be reached is told and tried again while the others run. Raises `UserError`s:
-    a log or a store that can't be used.
+    A venue that can't be reached is told and tried again while the others run, a log that can't be
+    reached likewise before anything runs. Raises `UserError`s: a log or a store that can't be used.
     """
     stopping = on_signals(stopping)
     store = open_store(settings.publish)
@@ -60,29 +59,27 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
         async with opened(settings) as log:
             keepers = [keeper(settings, log, *item) for item in settings.venues.enabled().items()]
             async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
-                await _run(settings, log, store, keepers, stopping)
+                if await ready(settings, log, stopping):
+                    await _run(settings, log, store, keepers, stopping)
     except Fenced as error:
         raise taken(settings) from error
 
 
-def on_signals(stopping: asyncio.Event | None = None) -> asyncio.Event:
-    """The event, which SIGTERM and SIGINT set from now on."""
-    stopping = stopping or asyncio.Event()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    return stopping
-
-
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Log]:
-    """The log with its topics, closed when the block ends."""
+    """The log, closed when the block ends."""
     log = open_log(settings.log)
     try:
-        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), settings.log.partitions))
         yield log
     finally:
         await log.close()
+
+
+async def ready(settings: Settings, log: Log, stopping: asyncio.Event) -> bool:
+    """Make or check the log's topics, however long it can't be reached; False at a stop before."""
+    topics = dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), settings.log.partitions)
+    await until_answered(lambda: log.create(topics), stopping, place(settings.log))
+    return not stopping.is_set()
 
 
 def keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
@@ -115,6 +112,7 @@ def _collector(
             record_dir=ingest.record_dir,
             spool_dir=ingest.spool_dir or Path(f"{settings.log.path}.spool"),
             spool_bytes=ingest.spool_mb << 20,
+            processes=ingest.processes_per_address,
         ),
         instruments,
         log,
@@ -142,7 +140,7 @@ async def _run(
         _log.info("stopping")
         stopping_all = stack.pop_all()
         ended = [task for task in tasks if task.done()]
-    with deadline(STOP_S):
+    with deadline():
         async with stopping_all:
             await asyncio.gather(*(k.stop() for k in keepers))
             for task in (stop, *tasks[len(keepers) :]):
@@ -153,26 +151,6 @@ async def _run(
         raise PipelineError(f"{task.get_name()} ended while the pipeline was running")
     downstream.result()
     _log.info("stopped")
-
-
-@contextlib.contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """End the process if the block takes longer: what hangs (a store, a lock) may for minutes.
-
-    Nothing is lost by it: what is not in files is on the log, what is not there in the spool.
-    """
-
-    def end() -> None:
-        _log.error("stopping took too long, ending at once", seconds=seconds)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 async def _ended(downstream: Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""The publisher and the raw archive together: `perpflow publish`, and a half of `perpflow run`."""
+"""The publisher and the raw archive together, as `perpflow publish` and `perpflow run` run them."""
 
 import asyncio
 

@@ -192,10 +192,10 @@ def _account(file: RecordedFile, shard: ShardAggregator, summary: ReplaySummary)
     summary.problems += file.reading.problems
     for reason, example in report.examples.items():
         summary.examples.setdefault(reason, example)
-    if file.local_from is not None and file.exchange_from is not None:
-        symbols = sorted(file.symbols)
-        shard.cover(symbols, file.local_from, file.exchange_from)
-        shard.cover_until(symbols, file.local_to, file.exchange_to)
+    for coverage in file.coverage:
+        stamps = coverage.local_from, coverage.exchange_from
+        shard.cover(coverage.symbols, *stamps, anew=coverage.anew)
+        shard.cover_until(coverage.symbols, file.local_to, file.exchange_to)
 
 
 def _months(bars: Iterable[BarBatch], exchange: str) -> Iterator[Month]:

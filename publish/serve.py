@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 import threading
 import time
@@ -17,11 +16,11 @@ from ingest.errors import UserError
 from publish import health
 from publish.api.access import Access, Limiter, Preview
 from publish.api.app import PREFIX, Service, create_app
-from publish.catalog import EXCHANGES
 from publish.keys import KeyFile
 from publish.listing import Listing
 from publish.settings import Settings
 from publish.signing import LocalSigner, S3Signer, Signer
+from publish.stopping import deadline, on_signals
 from publish.store import Store, open_store
 from publish.stream.daemon import streaming
 
@@ -34,16 +33,12 @@ _log = structlog.get_logger(__name__)
 
 
 class ServeError(UserError):
-    """The API's address can't be used, or a setting of it is wrong."""
+    """The API's address can't be used."""
 
 
 async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Serve until SIGTERM or SIGINT, or until `stopping` is set. Raises `UserError`s."""
-    stopping = stopping or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
+    stopping = on_signals(stopping)
     store = open_store(settings.publish)
     server = _Server(settings, store)
     async with health.served(settings.metrics, lambda: server.started):
@@ -52,7 +47,8 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
         await asyncio.wait({stop, running}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         server.should_exit = True
-        await running
+        with deadline():
+            await running
 
 
 @contextlib.asynccontextmanager
@@ -125,9 +121,6 @@ def _service(settings: Settings, store: Store, keys: KeyFile) -> Service:
 
 def _preview(text: str) -> Preview:
     exchange, symbol, month = text.split()
-    if exchange not in EXCHANGES:
-        known = ", ".join(EXCHANGES)
-        raise ServeError(f"api.previews: {text!r}: exchange should be one of {known}")
     year, number = map(int, month.split("-"))
     last = monthrange(year, number)[1]
     return Preview(exchange, symbol, date(year, number, 1), date(year, number, last))

@@ -127,12 +127,19 @@ Dexes = Annotated[
     BeforeValidator(_listed),
     AfterValidator(_distinct),
 ]
-IntervalName = Annotated[str, AfterValidator(_interval)]
 Previews = Annotated[
-    list[Annotated[str, StringConstraints(pattern=r"^[a-z-]+ \S+ \d{4}-(0[1-9]|1[0-2])$")]],
+    list[
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^(binance-futures|okx-perps|hyperliquid-perps) \S+ \d{4}-(0[1-9]|1[0-2])$"
+            ),
+        ]
+    ],
     BeforeValidator(_listed),
     AfterValidator(_distinct),
 ]
+IntervalName = Annotated[str, AfterValidator(_interval)]
 WebsocketUrl = Annotated[str, _url("ws", "wss")]
 HttpUrl = Annotated[str, _url("http", "https")]
 
@@ -246,6 +253,8 @@ class IngestSettings(Section):
     """Collectors. `record_dir`: where raw frames are recorded too; none: they are not.
 
     `refresh`: how often the venues' instrument lists are read for listings and changes.
+    `processes_per_address`: how many perpflow processes collect the same venues from this machine's
+    address; each uses that part of the venues' limits on connections, messages and REST requests.
     What the log can't take waits in `spool_dir` (by default beside the log, `<log.path>.spool`), up
     to `spool_mb` a venue, then reading pauses.
     """
@@ -256,6 +265,7 @@ class IngestSettings(Section):
     punctuation_ms: Annotated[int, Number, Field(ge=10, le=5000)] = 250
     record_dir: Path | None = None
     refresh: Annotated[Duration, _at_least("1s")] = 60_000_000_000
+    processes_per_address: Annotated[int, Number, Field(ge=1, le=100)] = 1
     spool_dir: Path | None = None
     spool_mb: Annotated[int, Number, Field(ge=1)] = 1024
 

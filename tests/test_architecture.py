@@ -26,6 +26,10 @@ PURE = (
     "ingest/continuity.py",
     "ingest/history.py",
     "ingest/watchdog.py",
+    "ingest/subscriptions.py",
+    "ingest/covering.py",
+    "ingest/changes.py",
+    "ingest/reassign.py",
     "ingest/log/sharing.py",
     "ingest/log/membership.py",
     "ingest/venues/*.py",
@@ -34,6 +38,7 @@ PURE = (
     *(f"aggregate/{n}.py" for n in ("intervals", "watermark", "partition", "shard", "seconds")),
     *(f"aggregate/{n}.py" for n in ("groups", "seen", "expanding", "rollup", "bars", "snapshot")),
     "aggregate/datasets/*.py",
+    *(f"publish/{n}.py" for n in ("layout", "merging", "pending", "exclusions")),
 )
 IMPURE_IMPORTS = {
     *("asyncio", "socket", "ssl", "select", "selectors", "threading", "multiprocessing"),

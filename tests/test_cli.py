@@ -46,7 +46,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert perpflow("--version", cwd=tmp_path).stdout == "perpflow 0.1.0\n"
     result = perpflow("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for command in ("run", "demo", "replay", "tail", "instruments", "doctor", "check-config"):
+    for command in ("run", "demo", "serve", "keys", "replay", "tail", "doctor", "check-config"):
         assert command in result.stdout
 
 

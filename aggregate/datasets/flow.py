@@ -34,8 +34,8 @@ HEAD = {
         "Entropy (nats, at most ln 2) of the buy share of volume: 0 is one-sided, ln 2 balanced."
     ),
     "flow_toxicity_score": Column(
-        "z-score of volume_delta_notional times that of realised volatility, both over the bars "
-        "of the month so far; null for the month's first bar."
+        "Product of the z-scores of volume_delta_notional and of realised volatility, both over "
+        "the bars of the month so far; null for the month's first bar."
     ),
     "taker_buy_sell_ratio": Column("Buy volume / sell volume; null without sells."),
     "taker_buy_sell_count_ratio": Column("Buy count / sell count; null without sells."),
@@ -64,7 +64,7 @@ def _columns() -> dict[str, Column]:
             )
         for size, which in SIZE_CLASSES.items():
             columns[f"taker_{side}_{size}_order_count_percentage"] = Column(
-                f"Share of {which} among the side's trades, from 0 to 1; null without any."
+                f"Share of {which} trades among the taker {side}s, from 0 to 1; null without any."
             )
     return columns
 
@@ -108,9 +108,11 @@ class Flow(Dataset):
         self.toxicity_reset = toxicity_reset
 
     def from_ticks(self, ticks: Trades, groups: Groups) -> Partial:
+        place = (ticks.notional >= MEDIUM_FROM).view(np.uint8)
+        place += (ticks.notional >= LARGE_FROM).view(np.uint8)
+        place += (ticks.side < 0) * np.uint8(len(SIZES))
         # Bucket-major, so that each bucket's column is contiguous: (side, size, group).
-        bucket = np.add(ticks.notional >= MEDIUM_FROM, ticks.notional >= LARGE_FROM, dtype=np.int64)
-        bucket += (ticks.side < 0) * np.int64(3)
+        bucket = place.astype(np.int64)
         bucket *= groups.n
         bucket += groups.id
 

@@ -49,7 +49,7 @@ from ingest.log.kafka_client import At, KafkaClient
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_owner import SETTLE_S
 from ingest.log.kafka_producer import Producer
-from ingest.log.kafka_reasons import explained
+from ingest.log.kafka_reasons import explained, seen
 from ingest.log.kafka_sizes import RecordSizes
 from ingest.log.kafka_state import Offsets, Raw
 
@@ -204,7 +204,9 @@ class KafkaLog(Log):
         raw = await self._raw(records)
         at = await self._at(kafka_topics.STATE, owner.partition)
         # A transaction that has begun is ended, also if the caller is cancelled.
-        await asyncio.shield(self._commit(owner, raw, at, state or {}, offsets or {}))
+        work = asyncio.ensure_future(self._commit(owner, raw, at, state or {}, offsets or {}))
+        work.add_done_callback(seen)
+        await asyncio.shield(work)
 
     async def _commit(
         self,

@@ -14,7 +14,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from ingest.log import Fenced, LogError
 from ingest.log.kafka_client import At
 from ingest.log.kafka_options import REQUEST_TIMEOUT_MS, KafkaOptions
-from ingest.log.kafka_reasons import bootstrapped, cause, patiently, unreachable
+from ingest.log.kafka_reasons import bootstrapped, cause, patiently, seen, unreachable
 from ingest.log.kafka_state import Raw
 
 BATCH_BYTES = 1_000_000
@@ -127,6 +127,8 @@ class TransactionalProducer:
         self.lost = True
         try:
             await self._producer.begin_transaction()
+            # It fails beside the batches, which tell of it too.
+            self._producer._txn_manager.wait_for_transaction_end().add_done_callback(seen)
             ends = await _send(self._producer, records)
         except AssertionError as error:  # the client's sender has ended
             raise LogError(f"{self._owned}: the client has failed: acquire again") from error

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka import errors
@@ -116,6 +116,8 @@ def _of_the_connection(error: Exception) -> str:
         return cause(error)
     if isinstance(error, ConnectionResetError | ConnectionAbortedError):
         return "the connection was reset: is log.kafka.tls right for this port?"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nothing listens there"
     if isinstance(error, TimeoutError) and not error.args:
         return f"no answer within {TRY_S:.0f} s"
     return str(error) or type(error).__name__
@@ -134,6 +136,13 @@ async def patiently(
         return task.result()
     finally:
         task.cancel()
+
+
+def seen(work: "asyncio.Future[Any]") -> None:
+    """Take note of how it ended, where nobody may be left to: a cancelled commit, a client's own
+    futures. asyncio complains of a failure that nothing has looked at."""
+    if not work.cancelled():
+        work.exception()
 
 
 def say(what: str, waited_s: float, reason: str | None) -> None:

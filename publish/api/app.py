@@ -22,7 +22,8 @@ from publish.api.parameters import BarsQuery, ExchangeQuery, RawPreviewQuery, Ra
 from publish.catalog import METRICS, RAW, RAW_FAMILY, RAW_SCHEMA_VERSION, Entry, catalog
 from publish.keys import Key
 from publish.layout import Series
-from publish.listing import BarFile, Listing, RawFile
+from publish.listing import Listing, RawFile
+from publish.partitions import ServedFile
 from publish.signing import FILES, LocalSigner, Signer
 from publish.store import Store
 
@@ -48,10 +49,10 @@ class Service:
             {"files": [self._bar_file(file, family, base) for file in files]}, headers=_PRIVATE
         )
 
-    def _bar_file(self, file: BarFile, family: str, base: str) -> dict[str, Any]:
+    def _bar_file(self, file: ServedFile, family: str, base: str) -> dict[str, Any]:
         url = self.signer.sign(file.key, family, URL_S, base)
         body: dict[str, Any] = {"year": file.year, "month": file.month, "url": url}
-        return body if file.day is None else {**body, "day": file.day}
+        return {**body, "day": file.part.day.day} if file.part else body
 
     async def raw(
         self, request: Request, dataset: str, query: RawPreviewQuery, first: date, last: date
@@ -80,7 +81,7 @@ _PRIVATE = {"Cache-Control": "private, no-store"}
 
 def create_app(service: Service) -> FastAPI:
     """The ASGI application."""
-    app = FastAPI(
+    app = schema.Documented(
         title="perpflow",
         version="1",
         description="Order flow, top of book and OHLCV of crypto perpetuals, as monthly parquet.",
@@ -89,11 +90,10 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     install(app)
-    app.include_router(_metadata(service), prefix=f"{PREFIX}/metadata", tags=["metadata"])
-    app.include_router(_data(service), prefix=f"{PREFIX}/data", tags=["data"])
+    app.include_router(_metadata(service))
+    app.include_router(_data(service))
     if isinstance(service.signer, LocalSigner):
         _serve_files(app, service.store, service.signer)
-    schema.add_rows(app)
     app.add_middleware(Measured)
     return app
 
@@ -130,7 +130,7 @@ def _name(entries: Mapping[str, Entry]) -> Any:
 
 
 def _metadata(service: Service) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(prefix=f"{PREFIX}/metadata", tags=["metadata"])
     access = service.access
 
     @router.get("/catalog", response_model=schema.CatalogBody)
@@ -182,7 +182,7 @@ async def coverage(listing: Listing) -> dict[str, Any]:
 
 
 def _data(service: Service) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(prefix=f"{PREFIX}/data", tags=["data"])
     access = service.access
     Asking = Annotated[Key, Depends(access.key)]  # noqa: N806
     metric, raw = _name(METRICS), _name(RAW)
@@ -237,9 +237,9 @@ def _data(service: Service) -> APIRouter:
         dataset: Annotated[str, metric],
         query: Annotated[BarsQuery, Query()],
     ) -> Response:
-        """Files of bars: one a month, and one for each day that its month's file lacks yet.
+        """Files of bars: one a month, and those of the days that are not in their month's file yet.
 
-        A file holds the whole month or day, whatever was asked for of it.
+        A file holds its whole month, day or hour (of 1s bars), whatever was asked for of it.
         """
         access.bars(key, query.interval)
         _known(dataset, METRICS)

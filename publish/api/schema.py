@@ -114,13 +114,15 @@ def listed(entries: Mapping[str, Entry]) -> str:
     )
 
 
-def add_rows(app: FastAPI) -> None:
-    """A schema of a row of each dataset among the document's components."""
-    document = app.openapi()
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for kind, entries in (("metrics", METRICS), ("raw", RAW)):
-        for entry in entries.values():
-            schemas[f"{kind}.{entry.name}"] = _row(entry)
+class Documented(FastAPI):
+    """An application whose OpenAPI document has a schema of a row of each dataset too."""
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            schemas = super().openapi()["components"]["schemas"]
+            for kind, entries in (("metrics", METRICS), ("raw", RAW)):
+                schemas |= {f"{kind}.{entry.name}": _row(entry) for entry in entries.values()}
+        return super().openapi()
 
 
 def _row(entry: Entry) -> dict[str, Any]:

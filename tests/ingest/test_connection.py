@@ -48,6 +48,7 @@ class Watched:
             ArrivalClock(),
             self._deliver,
             lambda feed, what, reason: self.changes.append(what),
+            requests=venue(BINANCE).requests,
             confirm_s=confirm_s,
         )
 
@@ -172,7 +173,7 @@ async def test_a_venue_that_is_down_is_tried_until_it_is_up() -> None:
     watched = Watched(port)
     with capture_logs() as told:
         task = asyncio.create_task(watched.feed.run())
-        await until(lambda: any(e["event"] == "disconnected" for e in told))
+        await until(lambda: any(e["event"].startswith("not connected") for e in told))
         async with venue_server(handler, port):
             await until(lambda: watched.feed.subscribed)
             task.cancel()

@@ -13,14 +13,19 @@ import pytest
 
 from ingest.log import Log, LogError
 from ingest.log.kafka import KafkaLog
+from ingest.log.kafka_group import KafkaMembership
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_reasons import TRY_S
 from tests.ingest.test_log_contract import record, values
 from tests.kafka.broker import ApacheKafka, Broker
 from tests.kafka.secured import (
+    CREATE,
     DESCRIBE,
+    DESCRIBE_CONFIGS,
+    GROUP,
     MECHANISMS,
     PASSWORD,
+    READ,
     TOPIC,
     TRANSACTIONAL_ID,
     USER,
@@ -174,6 +179,62 @@ async def test_a_right_that_is_missing_is_named(secured: SecuredKafka, right: Ka
     await secured.deny(TOPIC, f"{prefix}ticks", DESCRIBE)
     await refused(log.create(TOPICS), f"topic {prefix}ticks exists, but may not be described")
     assert await values(log, "bars") == []
+    await log.close()
+
+
+ALL_TOPICS = ("ticks.trades", "ticks.quotes", "bars", "state")
+LOOK = [(TOPIC, topic, right) for topic in ALL_TOPICS for right in (DESCRIBE, DESCRIBE_CONFIGS)]
+ROLES = {
+    "ingest": [
+        *((TOPIC, topic, right) for topic in ALL_TOPICS[:2] for right in (READ, WRITE)),
+        (TOPIC, "state", READ),
+    ],
+    "aggregate": [
+        *((TOPIC, topic, READ) for topic in ALL_TOPICS),
+        *((TOPIC, topic, WRITE) for topic in ("bars", "state")),
+        *((TRANSACTIONAL_ID, "aggregator-0", right) for right in (WRITE, DESCRIBE)),
+        (GROUP, "aggregator", READ),
+    ],
+    "publish": [
+        (TOPIC, "bars", READ),
+        *((TOPIC, "state", right) for right in (READ, WRITE)),
+        *((TRANSACTIONAL_ID, "publisher-0", right) for right in (WRITE, DESCRIBE)),
+    ],
+    "topics create": [(TOPIC, topic, CREATE) for topic in ALL_TOPICS],
+}
+"""What docs/kafka.md says a user needs, beside LOOK."""
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_the_documented_rights_are_enough(
+    secured: SecuredKafka, right: KafkaOptions, role: str
+) -> None:
+    topics = dict.fromkeys(ALL_TOPICS[:3], 1)
+    if role != "topics create":
+        maker = KafkaLog(KafkaOptions(secured.servers, right.prefix))
+        await maker.create(topics)
+        await maker.close()
+    await secured.allow_only(right.prefix, [*LOOK, *ROLES[role]])
+    log = KafkaLog(right)
+    await log.create(topics)
+    if role == "ingest":
+        await log.append([record("t", "ticks.trades"), record("q", "ticks.quotes")])
+        assert await values(log, "ticks.trades") == ["t"]
+        assert await log.committed("aggregator") == {}
+    elif role == "aggregate":
+        member = KafkaMembership(right, "aggregator", "ticks.trades")
+        await member.join()
+        async with asyncio.timeout(30):
+            while not member.share():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await values(log, "ticks.trades") == []
+        owner = await log.acquire("aggregator", 0)
+        await log.commit(owner, [record("b", "bars")], {"k": b"1"})
+        await member.leave()
+    elif role == "publish":
+        assert await values(log, "bars") == []
+        owner = await log.acquire("publisher", 0)
+        await log.commit(owner, offsets={("bars", 0): 0})
     await log.close()
 
 

@@ -223,7 +223,7 @@ def test_notices_go_to_the_connection_that_received_them() -> None:
     driven.session.receive([(START, b'{"result":null,"id":7}')], mine.append)
     driven.receive(b'{"error":{"code":2,"msg":"Invalid request"},"id":8}')
     driven.session.flush()
-    assert [(n.kind, n.text) for n in mine] == [("ack", "7")]
+    assert [(n.kind, n.number) for n in mine] == [("ack", "7")]
     assert [n.kind for n in driven.notices] == ["error"]
 
 

@@ -8,6 +8,7 @@
 """
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -18,10 +19,12 @@ from tests.kafka.broker import ApacheKafka
 USER, PASSWORD = "collector", "correct-horse"
 LISTENERS = {"TLS": "SSL", "SASL": "SASL_PLAINTEXT", "SASL_TLS": "SASL_SSL"}
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-TOPIC, TRANSACTIONAL_ID = 2, 5
+TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5
 """Kinds of resources, as the protocol numbers them."""
-WRITE, DESCRIBE = 4, 8
+ALL, READ, WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS = 2, 3, 4, 5, 8, 10
 """Operations."""
+_LITERAL, _PREFIXED = 3, 4
+_DENY, _ALLOW = 2, 3
 _STORE = "storepass"
 
 
@@ -52,15 +55,28 @@ class SecuredKafka(ApacheKafka):
 
     async def deny(self, kind: int, name: str, operation: int) -> None:
         """From now on the user may do all but that with that resource."""
-        literal, denied, allowed, everything = 3, 2, 3, 2
+        await self._rules([(kind, name, _LITERAL, USER, ALL, _ALLOW)])
+        await self._rules([(kind, name, _LITERAL, USER, operation, _DENY)])
+
+    async def allow_only(self, prefix: str, rights: Sequence[tuple[int, str, int]]) -> None:
+        """Of all that begins with the prefix, the user may do that: (kind, name, operation)."""
+        kinds = (TOPIC, GROUP, TRANSACTIONAL_ID)
+        # What somebody has a right to, others need one for.
+        await self._rules([(kind, prefix, _PREFIXED, "somebody", ALL, _ALLOW) for kind in kinds])
+        await self._rules(
+            [(kind, prefix + name, _LITERAL, USER, right, _ALLOW) for kind, name, right in rights]
+        )
+
+    async def _rules(self, rules: Sequence[tuple[int, str, int, str, int, int]]) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
         await admin.start()
         try:
-            for what, permission in ((everything, allowed), (operation, denied)):
-                rule = (kind, name, literal, f"User:{USER}", "*", what, permission)
-                response = await admin._client.send(
-                    admin._client.get_random_node(), CreateAclsRequest(*rule)
+            for kind, name, pattern, user, operation, permission in rules:
+                request = CreateAclsRequest(
+                    kind, name, pattern, f"User:{user}", "*", operation, permission
                 )
+                node = admin._client.get_random_node()
+                response = await admin._client.send(node, request)
                 assert [error[0] for error in response.creation_responses] == [0], response
         finally:
             await admin.close()

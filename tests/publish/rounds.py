@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ingest.log import NewRecord
 from publish.layout import Series
-from publish.listing import BarFile, bar_files
+from publish.partitions import ServedFile, served_files
 from publish.store import Store
 from tests.publish.bars import BTC, ETH, at, bars, closed, series
 
@@ -61,15 +61,15 @@ def contents(store: Store) -> dict[str, Any]:
     return found
 
 
-def served_times(store: Store, files: Sequence[BarFile]) -> np.ndarray:
+def served_times(store: Store, files: Sequence[ServedFile]) -> np.ndarray:
     """`time` of all rows of the files, as they are found (µs)."""
     times = [pq.read_table(pa.BufferReader(store.get(file.key)))["time"] for file in files]
     return np.concatenate([np.empty(0, np.int64), *(t.cast(pa.int64()).to_numpy() for t in times)])
 
 
-def served(store: Store, of: Series) -> list[BarFile]:
+def served(store: Store, of: Series) -> list[ServedFile]:
     """Where readers of the series are sent to."""
-    return bar_files(store, of)
+    return served_files(store, of, FIRST, day_of(30))
 
 
 @contextmanager

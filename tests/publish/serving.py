@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 
 from publish.api.access import Access, Limiter, Preview
 from publish.api.app import PREFIX, Service, create_app
-from publish.catalog import METRICS, RAW
+from publish.catalog import METRICS
 from publish.keys import KeyFile
 from publish.layout import Part, Series
 from publish.listing import Listing
 from publish.merging import Position, Rows
 from publish.partitions import write_month, write_part
+from publish.raw_days import Instrument, day_key
+from publish.raw_rows import SCHEMAS_OF_DAYS
 from publish.signing import LocalSigner
 from publish.store import Store
 
@@ -50,39 +52,26 @@ def put_days(store: Store, days: Sequence[str], of: Series | None = None) -> Non
     write_month(store, of, table, days)
 
 
-def put_part(store: Store, day: str, of: Series | None = None) -> None:
+def put_part(store: Store, day: str, of: Series | None = None, hour: int | None = None) -> None:
     of = of or series()
     table = rows(of.dataset, day, 2)
     new = Rows(table, np.arange(2), Position(0, 2))
-    assert write_part(store, of, Part(date.fromisoformat(day)), new)
-
-
-_RAW_TYPES = {
-    "timestamp[ns, UTC]": pa.timestamp("ns", "UTC"),
-    "string": pa.string(),
-    "float64": pa.float64(),
-    "int64": pa.int64(),
-    "int32": pa.int32(),
-}
+    assert write_part(store, of, Part(date.fromisoformat(day), hour), new)
 
 
 def put_raw(store: Store, dataset: str, day: str, symbol: str = BTC, count: int = 10) -> None:
     """`count` ticks at the day's start, a second apart, laid out as DATASETS.md says."""
     start = datetime.fromisoformat(f"{day}T00:00:00+00:00")
     times = [start + timedelta(seconds=i) for i in range(count)]
-    columns = {}
-    for field in RAW[dataset].fields:
-        kind = _RAW_TYPES[field.type]
-        values = times if pa.types.is_timestamp(kind) else ["1"] * count
-        columns[field.name] = pa.array(values).cast(kind)
+    schema = SCHEMAS_OF_DAYS[dataset]
+    arrays = [
+        pa.array(times if pa.types.is_timestamp(field.type) else ["1"] * count).cast(field.type)
+        for field in schema
+    ]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    year, month, number = day.split("-")
-    store.put(
-        f"raw/{dataset}/exchange={BINANCE}/symbol={symbol}"
-        f"/year={year}/month={month}/day={number}/data.parquet",
-        sink.getvalue().to_pybytes(),
-    )
+    pq.write_table(pa.table(arrays, schema=schema), sink)
+    key = day_key(Instrument(dataset, BINANCE, symbol), date.fromisoformat(day))
+    store.put(key, sink.getvalue().to_pybytes())
 
 
 class Clock:

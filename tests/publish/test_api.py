@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import structlog
 
 from publish.api.access import Preview
 from publish.columns import Columns
@@ -135,7 +136,7 @@ async def test_raw_coverage_needs_no_key(api: Api) -> None:
         "last": "2026-11-01",
         "bytes": size,
     } in body["summary"]
-    assert [d["name"] for d in body["datasets"]] == ["trades", "quotes"]
+    assert [d["name"] for d in body["datasets"]] == ["trades", "quotes", "gaps"]
     put_raw(api.store, "trades", "2026-11-02")
     api.clock.now += COVERAGE_FRESH_S
     body = (await api.get("/metadata/raw", key="")).json()
@@ -174,3 +175,21 @@ async def test_a_store_that_fails_is_503_to_try_again(api: Api, monkeypatch) -> 
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
     assert len(await api.files()) == 1, "a failure is not kept"
+
+
+async def test_the_parts_of_1s_bars_are_hours(api: Api) -> None:
+    second = series(interval="1s")
+    for hour in (0, 13):
+        put_part(api.store, "2026-11-01", second, hour)
+    files = await api.files(interval="1s")
+    assert whens(files) == [(2026, 11, 1), (2026, 11, 1)]
+    assert len({file["url"].partition("?")[0] for file in files}) == 2
+
+
+async def test_a_file_that_is_not_ours_is_named_in_the_log(api: Api) -> None:
+    put_days(api.store, ["2026-10-30"])
+    api.store.put(f"metrics/{series().path}/_SUCCESS", b"")
+    with structlog.testing.capture_logs() as logs:
+        answer = await api.get("/data/ohlcv", **QUERY)
+    assert answer.status_code == 503
+    assert "_SUCCESS" in str(logs)

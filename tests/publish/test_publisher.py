@@ -16,10 +16,10 @@ from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC
 from publish import partitions
 from publish.layout import month_key, part_key
-from publish.listing import bar_files
-from publish.partitions import month_days, read_series, write_month
+from publish.partitions import month_days, read_series, served_files, write_month
 from publish.publisher import Publisher
 from publish.store import Store, StoreError
+from tests.publish.archiving import NEXT
 from tests.publish.bars import BTC, ETH, bars, closed, series
 from tests.publish.publishing import DAY, MIDNIGHT, FailingStore, publish, starts
 from tests.publish.waiting import DEADLINE_S, until
@@ -279,10 +279,13 @@ async def test_1s_bars_are_kept_by_the_hour_until_their_day_is_over(log: Log, fi
     await publish(log, files)
     hours = [part_key(of, DAY, 22), part_key(of, DAY, 23), part_key(of, date(2026, 11, 21), 0)]
     assert files.list("metrics_open") == hours
-    assert [file.key for file in bar_files(files, of)] == hours
+    assert [file.key for file in served_files(files, of, DAY, NEXT)] == hours
     await log.append([bars([MIDNIGHT - 2], interval="1s"), closed("2026-11-20")])
     await publish(log, files)
-    assert [file.key for file in bar_files(files, of)] == [month_key(of, 2026, 11), hours[2]]
+    assert [file.key for file in served_files(files, of, DAY, NEXT)] == [
+        month_key(of, 2026, 11),
+        hours[2],
+    ]
     await publish(log, files, grace_s=0)
     assert files.list("metrics_open") == hours[2:]
     assert starts(files, of) == sorted([*edge, MIDNIGHT - 2])

@@ -216,6 +216,14 @@ def test_the_password_of_kafka_is_neither_printed_nor_in_messages() -> None:
 
 
 @pytest.mark.parametrize(
+    "preview",
+    ["binance-futures BTC", "nyse A 2026-10", "okx-perps A 2026-13", "okx-perps  A 2026-10"],
+)
+def test_wrong_previews(preview: str) -> None:
+    assert "api.previews" in refusal(f'[api]\npreviews = ["{preview}"]')
+
+
+@pytest.mark.parametrize(
     ("toml", "message"),
     [
         ('[log.kafka]\nservers = "k1"', "log.kafka.servers"),

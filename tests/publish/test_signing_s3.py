@@ -1,12 +1,13 @@
 """Presigned URLs on a real S3 server, which enforces signature and expiry."""
 
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from publish.signing import S3Signer
-from publish.store import Store
+from publish.store import Store, StoreError
 
 KEY = "metrics/ohlcv/exchange=e/symbol=perpetual-%2A%E5%B8%81:U/data.parquet"
 CONTENT = bytes(range(200))
@@ -63,3 +64,37 @@ def test_the_host_is_each_familys_own_and_is_signed(store: Store, s3_endpoint: s
     assert httpx.get(there, headers={"Host": "raw.example.test"}).content == CONTENT
     assert httpx.get(there, headers={"Host": "ohlcv.example.test"}).status_code == 403
     assert httpx.get(there).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("region", "bucket", "endpoint", "start"),
+    [
+        ("us-east-1", "abc", None, "https://abc.s3.amazonaws.com/"),
+        ("eu-central-1", "abc", None, "https://abc.s3.eu-central-1.amazonaws.com/"),
+        ("eu-central-1", "a.b.c", None, "https://s3.eu-central-1.amazonaws.com/a.b.c/"),
+        ("cn-north-1", "abc", None, "https://abc.s3.cn-north-1.amazonaws.com.cn/"),
+        ("eu-central-1", "abc", "http://127.0.0.1:8333", "http://127.0.0.1:8333/abc/"),
+    ],
+)
+def test_where_a_bucket_is(
+    monkeypatch: pytest.MonkeyPatch, region: str, bucket: str, endpoint: str | None, start: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    store = Store(f"s3://{bucket}/some/prefix", endpoint_url=endpoint)
+    url = S3Signer(store, None).sign("a=b/c%25", "ohlcv", 300, "")
+    assert url.startswith(f"{start}some/prefix/a%3Db/c%2525?")
+    assert f"%2F{region}%2Fs3%2F" in url
+    assert "X-Amz-Security-Token=token" in url
+
+
+def test_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StoreError, match="s3://bucket: there are no AWS credentials"):
+        S3Signer(Store("s3://bucket"), None).sign("key", "ohlcv", 300, "")

@@ -1,4 +1,4 @@
-"""`perpflow run`: what hangs does not hold up a stop."""
+"""Daemons: what hangs does not hold up a stop."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import time
 def test_a_stop_that_hangs_ends_the_process_with_an_error() -> None:
     script = (
         "import time\n"
-        "from publish.pipeline import deadline\n"
+        "from publish.stopping import deadline\n"
         "with deadline(0.2):\n"
         "    time.sleep(60)\n"
     )
@@ -22,7 +22,7 @@ def test_a_stop_that_hangs_ends_the_process_with_an_error() -> None:
 def test_a_stop_in_time_ends_nothing() -> None:
     script = (
         "import time\n"
-        "from publish.pipeline import deadline\n"
+        "from publish.stopping import deadline\n"
         "with deadline(0.2):\n"
         "    pass\n"
         "time.sleep(0.5)\n"

@@ -1,20 +1,23 @@
 """Ticks on the embedded log → all datasets, all intervals, both clocks → bars on the log.
 
-A tenth of an hour of the day's market at 50 times its rate, a third trades and the rest quotes,
-200 instruments, one partition, in records of up to 4096 ticks with a punctuation after each, as a
-collector under load writes them. The aggregator reads, seals, rolls up, finishes, encodes and
-commits bars, state and offsets in one process; its CPU seconds are of all its threads.
+The issue's day (a part of it, as `PERPFLOW_BENCH_SCALE` says) at its own rates, a third trades and
+the rest quotes, 200 instruments: a trade group of four, and more than two bars a tick. Then six
+minutes at 50 times its rates. One partition, in records of up to 4096 ticks with a punctuation
+after each, as a collector under load or one that catches up writes them. The aggregator reads,
+seals, rolls up, finishes, encodes and commits bars, state and offsets in one process; its CPU
+seconds are of all its threads, the log's and the kernel's work for them included.
 """
 
 import asyncio
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from aggregate.aggregator import GROUP, Aggregator
 from aggregate.bars import read_table
-from aggregate.intervals import NS
+from aggregate.intervals import DAY, NS
 from aggregate.shard import Rules
 from benchmarks import market
 from benchmarks.result import Result, cpu_time
@@ -23,25 +26,34 @@ from ingest.log import NewRecord
 from ingest.log.sqlite import SqliteLog
 from ingest.ticks import Quotes, Trades, encode
 
-SECONDS, FASTER = 360, 50
+DAYS_RATE = (market.TRADES_A_DAY + market.QUOTES_A_DAY) / DAY
+"""Ticks a second."""
+BURST_S, FASTER = 360, 50
 TARGET = 1_000_000.0
 EXCHANGE = "binance-futures"
+APPENDED = 20
+"""Records that are appended together."""
 
 
 def run() -> list[Result]:
-    rate = FASTER * SECONDS / 86_400 * market.scale()
-    trades = market.trades(round(market.TRADES_A_DAY * rate), market.INSTRUMENTS, SECONDS)
-    quotes = market.quotes(round(market.QUOTES_A_DAY * rate), market.INSTRUMENTS, SECONDS)
+    name = "ticks on the log → bars on the log, all datasets, intervals and clocks"
+    day = round(DAY * market.scale())
+    burst = max(market.PART_S // 10, round(BURST_S * market.scale()))
+    return [
+        _case(name, day, DAYS_RATE),
+        _case(f"{name}, {FASTER} times as many a second", burst, FASTER * DAYS_RATE),
+    ]
+
+
+def _case(name: str, seconds: int, ticks_s: float) -> Result:
     with tempfile.TemporaryDirectory() as place:
-        return asyncio.run(_measure(Path(place) / "log.db", trades, quotes))
+        return asyncio.run(_measure(name, Path(place) / "log.db", seconds, ticks_s))
 
 
-async def _measure(path: Path, trades: Trades, quotes: Quotes) -> list[Result]:
+async def _measure(name: str, path: Path, seconds: int, ticks_s: float) -> Result:
     log = SqliteLog(path)
     await log.create(dict.fromkeys((*records.TICK_TOPICS, records.BARS_TOPIC), 1))
-    written = _session(trades, quotes)
-    for i in range(0, len(written), 20):
-        await log.append(written[i : i + 20])
+    ticks = await _collect(log, seconds, ticks_s)
     end = {(t, 0): (await log.bounds(t, 0))[1] for t in records.TICK_TOPICS}
     aggregator = Aggregator(log, [0], Rules())
     with cpu_time() as cpu:
@@ -50,48 +62,73 @@ async def _measure(path: Path, trades: Trades, quotes: Quotes) -> list[Result]:
             await asyncio.sleep(0.1)
         aggregator.stop()
         await running
-    bars = await _bars(log)
-    await log.close()
-    n = len(trades) + len(quotes)
     detail: dict[str, object] = {
-        "trades": len(trades),
-        "quotes": len(quotes),
-        "records": len(written),
-        "bars": bars,
+        "ticks": ticks,
+        "seconds of market": seconds,
+        "records": sum(end.values()),
+        "bars": await _bars(log),
         "cpu_seconds": round(cpu.seconds, 2),
     }
-    name = "ticks on the log → bars on the log, all datasets, intervals and clocks"
-    return [Result(name, n / cpu.seconds, "ticks/CPU-s", TARGET, detail)]
+    await log.close()
+    return Result(name, ticks / cpu.seconds, "ticks/CPU-s", TARGET, detail)
 
 
-def _session(trades: Trades, quotes: Quotes) -> list[NewRecord]:
-    """One collector's records in both topics, in arrival order, until long after the last tick."""
-    source = records.Source(EXCHANGE, EXCHANGE, "c1", "1")
-    seq = dict.fromkeys(records.TICK_TOPICS, 0)
-    start, stop = market.START * NS, (market.START + SECONDS + 60) * NS
-    out: list[NewRecord] = []
+async def _collect(log: SqliteLog, seconds: int, ticks_s: float) -> int:
+    """Write one collector's session to both topics; returns how many ticks were in it."""
+    session = _Session()
+    start, stop = market.START * NS, (market.START + seconds + 60) * NS
+    await log.append(session.begin(start))
+    step = round(NS * market.BATCH / (ticks_s * 2 / 3))
+    ticks = 0
+    for part in market.parts(seconds, ticks_s):
+        written = list(session.records(part, step))
+        for i in range(0, len(written), APPENDED):
+            await log.append(written[i : i + APPENDED])
+        ticks += sum(map(len, part))
+    await log.append(session.end(stop))
+    return ticks
 
-    def put(topic: str, kind: str, value: bytes = b"", **more: str) -> None:
-        out.append(NewRecord(topic, 0, value, source.headers(kind, seq[topic], **more)))
-        seq[topic] += 1
 
-    cover = records.Coverage(market.symbols(market.INSTRUMENTS), start, start).encode()
-    for topic in records.TICK_TOPICS:
-        put(topic, records.SESSION_START, local_ts=str(start))
-        put(topic, records.COVERAGE, cover)
-    step = round(NS * market.BATCH * SECONDS / max(len(quotes), 1))
-    for now in range(start + step, stop, step):
-        for topic, kind, ticks in (
-            (records.TRADES_TOPIC, records.TRADES, trades),
-            (records.QUOTES_TOPIC, records.QUOTES, quotes),
-        ):
-            low, high = np.searchsorted(ticks.local_ts, (now - step, now))
-            if high > low:
-                put(topic, kind, encode(ticks.take(slice(low, high))))
-            put(topic, records.PUNCTUATION, local_ts=str(now))
-    for topic in records.TICK_TOPICS:
-        put(topic, records.SESSION_END, local_ts=str(stop))
-    return out
+class _Session:
+    """A collector's records in both topics, in arrival order."""
+
+    def __init__(self) -> None:
+        self._source = records.Source(EXCHANGE, EXCHANGE, "c1", "1")
+        self._next = dict.fromkeys(records.TICK_TOPICS, 0)
+
+    def begin(self, at: int) -> list[NewRecord]:
+        cover = records.Coverage(market.symbols(market.INSTRUMENTS), at, at).encode()
+        return [
+            *self._both(records.SESSION_START, local_ts=str(at)),
+            *self._both(records.COVERAGE, cover),
+        ]
+
+    def records(self, part: tuple[Trades, Quotes], step: int) -> Iterator[NewRecord]:
+        """The part's ticks, a record of each kind and a punctuation every `step` ns."""
+        kinds = ((records.TRADES_TOPIC, records.TRADES), (records.QUOTES_TOPIC, records.QUOTES))
+        first = min(int(ticks.local_ts[0]) for ticks in part)
+        last = max(int(ticks.local_ts[-1]) for ticks in part)
+        for low in range(first, last + 1, step):
+            high = min(low + step, last + 1)
+            for (topic, kind), ticks in zip(kinds, part, strict=True):
+                edges = np.searchsorted(ticks.local_ts, (low, high))
+                if edges[1] > edges[0]:
+                    yield self._record(topic, kind, encode(ticks.take(slice(*edges))))
+                yield self._record(topic, records.PUNCTUATION, local_ts=str(high))
+
+    def end(self, at: int) -> list[NewRecord]:
+        return [
+            *self._both(records.PUNCTUATION, local_ts=str(at)),
+            *self._both(records.SESSION_END, local_ts=str(at)),
+        ]
+
+    def _both(self, kind: str, value: bytes = b"", **more: str) -> list[NewRecord]:
+        return [self._record(topic, kind, value, **more) for topic in records.TICK_TOPICS]
+
+    def _record(self, topic: str, kind: str, value: bytes = b"", **more: str) -> NewRecord:
+        headers = self._source.headers(kind, self._next[topic], **more)
+        self._next[topic] += 1
+        return NewRecord(topic, 0, value, headers)
 
 
 async def _bars(log: SqliteLog) -> int:

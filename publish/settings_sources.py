@@ -65,13 +65,13 @@ def _from_file(config: Path | None) -> Layer:
     path = config or DEFAULT_FILE
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {name: (value, str(path)) for name, value in _leaves(document)}
     except OSError as error:
         raise SettingsError(f"{path}: can't read the settings file: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not a TOML file: {error}") from None
     except RecursionError:
         raise SettingsError(f"{path}: not settings: nested too deeply") from None
-    return {name: (value, str(path)) for name, value in _leaves(document)}
 
 
 def _leaves(table: Mapping[str, Any], prefix: SettingPath = ()) -> Iterator[tuple[Any, Any]]:

@@ -20,7 +20,7 @@ def loaded(config: Path | None, flags: list[str], environment: dict[str, str]) -
     try:
         load_settings(config, flags, environment)
     except SettingsError as error:
-        readable(error)
+        readable(error, 20_000)  # which names every wrong setting
 
 
 @EXAMPLES

@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that `--help` and refusals are
 
 import asyncio
 import sys
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from publish.settings import Settings
+    from publish.tail import Start
 
 app = typer.Typer(
     name="perpflow",
@@ -27,7 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_NO_VENUE = 'no venue is configured, and "perpflow run" needs one'
+_NO_VENUE = 'no venue is configured, and "perpflow run" and "perpflow ingest" need one'
+_ADD_VENUE = "add [venues.binance-futures] with symbols to perpflow.toml"
 
 Exchange = Literal["binance-futures", "okx-perps", "hyperliquid-perps"]
 Config = Annotated[
@@ -57,10 +60,13 @@ def _nanoseconds(text: str) -> int:
         raise typer.BadParameter(f"{text} {error}") from None
 
 
-def _log_start(text: str) -> str:
-    if text not in ("start", "end") and not text.isdecimal():
-        raise typer.BadParameter('should be "start", "end" or an offset')
-    return text
+def _log_start(text: str) -> "Start":
+    from publish.tail import parse_start
+
+    try:
+        return parse_start(text, time.time_ns())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _await(work: Coroutine[Any, Any, None]) -> None:
@@ -91,10 +97,39 @@ def run(config: Config = None, assignments: Assignments = None) -> None:
     """Collect from the live venues, aggregate and publish, all in this process."""
     settings = _settings(config, assignments)
     if not settings.venues.enabled():
-        raise UserError(f"{_NO_VENUE}: add [venues.binance-futures] with symbols to perpflow.toml")
+        raise UserError(f"{_NO_VENUE}: {_ADD_VENUE}")
     from publish import pipeline
 
     _await(pipeline.run(settings))
+
+
+@app.command()
+def ingest(config: Config = None, assignments: Assignments = None) -> None:
+    """Collect from the live venues onto the log."""
+    settings = _settings(config, assignments)
+    if not settings.venues.enabled():
+        raise UserError(f"{_NO_VENUE}: {_ADD_VENUE}")
+    from publish import daemons
+
+    _await(daemons.ingest(settings))
+
+
+@app.command()
+def aggregate(config: Config = None, assignments: Assignments = None) -> None:
+    """Make bars of the ticks on the log; on Kafka any number of these share the work."""
+    settings = _settings(config, assignments)
+    from publish import daemons
+
+    _await(daemons.aggregate(settings))
+
+
+@app.command()
+def publish(config: Config = None, assignments: Assignments = None) -> None:
+    """Write the bars on the log to parquet, and archive its ticks; one process a log."""
+    settings = _settings(config, assignments)
+    from publish import daemons
+
+    _await(daemons.publish(settings))
 
 
 @app.command()
@@ -158,7 +193,7 @@ def replay(
         processes=processes or os.cpu_count() or 1,
         force=force,
         toxicity_reset=settings.aggregate.toxicity_reset,
-        s3_endpoint=settings.publish.s3_endpoint,
+        publish=settings.publish,
     )
     with watched_progress() as progress:
         summary = run_replay(options, progress)
@@ -169,8 +204,13 @@ def replay(
 def tail(
     topic: Annotated[str, typer.Argument(help="ticks.trades, ticks.quotes or bars")],
     start: Annotated[
-        str,
-        typer.Option("--from", parser=_log_start, metavar="WHERE", help="start, end or an offset"),
+        Any,
+        typer.Option(
+            "--from",
+            parser=_log_start,
+            metavar="WHERE",
+            help="start, end, an offset, a time (2026-11-21T10:00:00Z) or -10m",
+        ),
     ] = "start",
     partition: Annotated[int | None, typer.Option(min=0, help="[default: all]")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
@@ -244,6 +284,59 @@ def doctor(
     from publish.doctor import examine
 
     _await(examine(settings, (timeout or 10_000_000_000) / 1e9))
+
+
+@app.command()
+def serve(config: Config = None, assignments: Assignments = None) -> None:
+    """Serve the HTTP API over the published files."""
+    settings = _settings(config, assignments)
+    from publish.serve import serve as run_serve
+
+    _await(run_serve(settings))
+
+
+keys = typer.Typer(help="The API's keys.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Whose it is, for the list.")],
+    plan: Annotated[
+        Literal["preview", "standard", "prime", "prime+raw"],
+        typer.Option(help="standard: bars from 1m; prime: from 1s, live; prime+raw: ticks too"),
+    ] = "standard",
+    rate: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Requests a second [default: the plan's]")
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Make a key and print it; it is shown this once only."""
+    from publish.keys import KeyFile
+
+    print(KeyFile(_settings(config, assignments).api.keys).add(name, plan, rate))
+
+
+@keys.command("list")
+def keys_list(config: Config = None, assignments: Assignments = None) -> None:
+    """Show the keys' ids, names, plans and rates."""
+    from publish.keys import KeyFile, table
+
+    print(table(KeyFile(_settings(config, assignments).api.keys).keys()))
+
+
+@keys.command("revoke")
+def keys_revoke(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="As perpflow keys list shows it.")],
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Take a key away; running servers notice within a second."""
+    from publish.keys import KeyFile
+
+    gone = KeyFile(_settings(config, assignments).api.keys).revoke(identity)
+    print(f"revoked {gone.id} ({gone.name})")
 
 
 @app.command("check-config")

@@ -1,6 +1,7 @@
 """Prometheus metrics of aggregation, touched once a pass."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -10,8 +11,21 @@ _SEAL = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
 )
 _RECORDS = Counter("perpflow_bar_records", "Records written to the bars topic")
-COMMIT_FAILURES = Counter(
-    "perpflow_aggregate_commit_failures", "Commits that the log refused and that were tried again"
+FAILURES = Counter(
+    "perpflow_aggregate_failures",
+    "Partitions started anew from their last commit because the log failed",
+)
+TRIMMED = Counter(
+    "perpflow_ticks_trimmed",
+    "Records that retention removed before they were aggregated",
+    ["topic"],
+)
+OWNED = Gauge("perpflow_aggregate_partitions", "Partitions that this process works on")
+_LAG = Gauge("perpflow_aggregate_lag_records", "Records not read yet", ["topic", "partition"])
+_LAG_SECONDS = Gauge(
+    "perpflow_aggregate_lag_seconds",
+    "Age of the last record read, 0 where all are read",
+    ["topic", "partition"],
 )
 _DROPPED = Counter(
     "perpflow_aggregate_discarded",
@@ -38,3 +52,19 @@ def dropped(counts: Mapping[tuple[str, str, str], int]) -> None:
 def watermark(shard: str, partition: int, now_ns: int) -> None:
     if now_ns >= 0:
         _WATERMARK.labels(shard, str(partition)).set(now_ns / 1e9)
+
+
+def lag(topic: str, partition: int, records: int, seconds: float) -> None:
+    _LAG.labels(topic, str(partition)).set(records)
+    _LAG_SECONDS.labels(topic, str(partition)).set(seconds)
+
+
+def forget(partition: int, shards: Iterable[str], topics: Iterable[str]) -> None:
+    """Another process tells of this partition now."""
+    for shard in shards:
+        with contextlib.suppress(KeyError):
+            _WATERMARK.remove(shard, str(partition))
+    for topic in topics:
+        for gauge in (_LAG, _LAG_SECONDS):
+            with contextlib.suppress(KeyError):
+                gauge.remove(topic, str(partition))

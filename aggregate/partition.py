@@ -8,7 +8,7 @@ import orjson
 
 from aggregate import bars, snapshot
 from aggregate.shard import Rules, ShardAggregator
-from aggregate.watermark import ShardTime
+from aggregate.watermark import NO_TIME, ShardTime
 from ingest import records
 from ingest.log import NewRecord, Ownership, Record, TopicPartition
 from ingest.ticks import MalformedBatch, Quotes, Trades, decode
@@ -42,6 +42,8 @@ class PartitionAggregator:
             t: owner.offsets.get((t, owner.partition), 0) for t in records.TICK_TOPICS
         }
         self._read_to = dict.fromkeys(records.TICK_TOPICS, 0)
+        self.reached = dict.fromkeys(records.TICK_TOPICS, NO_TIME)
+        """Per topic, the latest promise (ns) read, of any session: how far reading has come."""
         if _META in owner.state:
             self._restore(owner.state)
 
@@ -61,6 +63,9 @@ class PartitionAggregator:
         reread = record.offset < self._read_to[record.topic]
         self.positions[record.topic] = record.offset + 1
         kind = record.headers.get("type")
+        if kind == records.PUNCTUATION:
+            promise = int(record.headers[records.LOCAL_TS])
+            self.reached[record.topic] = max(self.reached[record.topic], promise)
         if kind in (records.TRADES, records.QUOTES):
             self._ticks(record, kind, reread)
         elif not reread and kind is not None:
@@ -115,7 +120,8 @@ class PartitionAggregator:
             shard.evicting.discard(who)
         elif kind == records.COVERAGE:
             coverage = records.Coverage.decode(record.value)
-            shard.bars.cover(coverage.symbols, coverage.local_from, coverage.exchange_from)
+            stamps = coverage.local_from, coverage.exchange_from
+            shard.bars.cover(coverage.symbols, *stamps, anew=coverage.anew)
 
     def _forget(self, source: records.Source) -> None:
         """Batch numbers of a collector's earlier sessions are of no more use."""

@@ -138,6 +138,17 @@ class Seconds:
 
     def seal(self, cut: int) -> Rows | None:
         """Rows of all held ticks before second `cut` (s since the epoch), None if none."""
+        ticks = self.accepted(cut)
+        if ticks is None:
+            return None
+        ts = self._stamps(ticks)
+        second = ts // NS
+        groups = Groups(ticks.code, second, ts)
+        computed = {d.name: d.from_ticks(ticks, groups) for d in self._datasets}
+        return Rows(groups.first(ticks.code), groups.first(second), computed)
+
+    def accepted(self, cut: int) -> Ordered | None:
+        """All held ticks before second `cut` that are no copies, in canonical order."""
         parts = self._release(cut * NS)
         if not parts:
             return None
@@ -146,13 +157,7 @@ class Seconds:
         if not keep.all():
             self.dropped["duplicate"] += int((~keep).sum())
             ticks = ticks.where(keep)
-            if not len(ticks):
-                return None
-        ts = self._stamps(ticks)
-        second = ts // NS
-        groups = Groups(ticks.code, second, ts)
-        computed = {d.name: d.from_ticks(ticks, groups) for d in self._datasets}
-        return Rows(groups.first(ticks.code), groups.first(second), computed)
+        return ticks if len(ticks) else None
 
     def _release(self, limit: int) -> list[Chunk]:
         """Take what is stamped before `limit` (ns) out of the hold."""

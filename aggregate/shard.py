@@ -55,6 +55,10 @@ class ShardAggregator:
         self.symbols: list[str] = []
         self._codes: dict[str, int] = {}
         self._from: dict[str, I64] = {c: np.empty(0, dtype=np.int64) for c in CLOCKS}
+        self._earlier: dict[str, I64] = {c: np.empty(0, dtype=np.int64) for c in CLOCKS}
+        """From when instruments were covered that have been delisted and listed again since."""
+        self._anew: I64 = np.empty(0, dtype=np.int64)
+        """Arrival stamps (ns) of those that are covered anew."""
         self._to: dict[str, I64] = {c: np.empty(0, dtype=np.int64) for c in CLOCKS}
         self.sealed = dict.fromkeys(CLOCKS, 0)
         """Per clock, the second before which everything is sealed."""
@@ -69,9 +73,27 @@ class ShardAggregator:
         }
         self._touched: set[tuple[str, ...]] = set()
 
-    def cover(self, symbols: Sequence[str], local_from: int, exchange_from: int) -> None:
-        """The data of these symbols is complete from these stamps (ns) on; the earliest counts."""
-        self._bound(self._from, symbols, local_from, exchange_from, np.minimum)
+    def cover(
+        self, symbols: Sequence[str], local_from: int, exchange_from: int, *, anew: bool = False
+    ) -> None:
+        """The data of these symbols is complete from these stamps (ns) on; the earliest counts.
+
+        With `anew` none before does (see `Coverage`), but for windows that end before these.
+        The order in which coverages come doesn't matter: two topics bring them.
+        """
+        codes = self._lookup(symbols)
+        if anew:
+            later = codes[self._anew[codes] < local_from]
+            self._anew[later] = local_from
+            over = later[self._from[TRUE][later] < local_from]
+            for clock in CLOCKS:
+                ended = np.minimum(self._earlier[clock][over], self._from[clock][over])
+                self._earlier[clock][over] = ended
+                self._from[clock][over] = _NEVER
+        now = self._anew[codes] <= local_from
+        for clock, stamp in ((TRUE, local_from), (EXCHANGE, exchange_from)):
+            for bounds, which in ((self._from, codes[now]), (self._earlier, codes[~now])):
+                bounds[clock][which] = np.minimum(bounds[clock][which], stamp)
 
     def cover_until(self, symbols: Sequence[str], local_to: int, exchange_to: int) -> None:
         """The input of these symbols ends at these stamps (ns); the latest counts."""
@@ -79,19 +101,8 @@ class ShardAggregator:
         for clock in CLOCKS:
             at = codes[self._to[clock][codes] == _NEVER]
             self._to[clock][at] = 0
-        self._bound(self._to, symbols, local_to, exchange_to, np.maximum)
-
-    def _bound(
-        self,
-        bounds: dict[str, I64],
-        symbols: Sequence[str],
-        local: int,
-        exchange: int,
-        pick: np.ufunc,
-    ) -> None:
-        codes = self._lookup(symbols)
-        for clock, stamp in ((TRUE, local), (EXCHANGE, exchange)):
-            bounds[clock][codes] = pick(bounds[clock][codes], stamp)
+        for clock, stamp in ((TRUE, local_to), (EXCHANGE, exchange_to)):
+            self._to[clock][codes] = np.maximum(self._to[clock][codes], stamp)
 
     def _lookup(self, symbols: Sequence[str]) -> I64:
         for symbol in symbols:
@@ -100,9 +111,10 @@ class ShardAggregator:
                 self.symbols.append(symbol)
         more = len(self.symbols) - len(self._from[TRUE])
         if more:
-            for clock in CLOCKS:
-                self._from[clock] = np.append(self._from[clock], np.full(more, _NEVER))
-                self._to[clock] = np.append(self._to[clock], np.full(more, _NEVER))
+            for bounds in (self._from, self._earlier, self._to):
+                for clock in CLOCKS:
+                    bounds[clock] = np.append(bounds[clock], np.full(more, _NEVER))
+            self._anew = np.append(self._anew, np.zeros(more, dtype=np.int64))
         return np.array([self._codes[s] for s in symbols], dtype=np.int64)
 
     def add(self, ticks: Ticks, collector: str, offset: int = 0, *, reread: bool = False) -> None:
@@ -216,8 +228,12 @@ class ShardAggregator:
 
     def _finish(self, clock: str, kind: str, interval: Interval, rows: Rows) -> Iterator[BarBatch]:
         if not self.rules.partial:
-            covered = rows.start * NS >= self._from[clock][rows.code]
-            covered &= (rows.start + interval.seconds) * NS <= self._to[clock][rows.code]
+            start, end = rows.start * NS, (rows.start + interval.seconds) * NS
+            since = self._from[clock][rows.code]
+            covered = (start >= since) | (
+                (start >= self._earlier[clock][rows.code]) & (end <= since)
+            )
+            covered &= end <= self._to[clock][rows.code]
             if not covered.all():
                 self.dropped[clock, kind, "withheld"] += int((~covered).sum())
                 rows = rows.take(covered)
@@ -262,6 +278,8 @@ class ShardAggregator:
                 "exchange": self.exchange,
                 "symbols": self.symbols,
                 "from": {c: v.tolist() for c, v in self._from.items()},
+                "earlier": {c: v.tolist() for c, v in self._earlier.items()},
+                "anew": self._anew.tolist(),
                 "sealed": self.sealed,
                 "closed": {f"{c}|{k}": v.closed() for (c, k), v in self._ladders.items()},
             }
@@ -274,6 +292,8 @@ class ShardAggregator:
         shard = cls(meta["exchange"], rules)
         shard._lookup(meta["symbols"])
         shard._from = {c: np.array(v, dtype=np.int64) for c, v in meta["from"].items()}
+        shard._earlier = {c: np.array(v, dtype=np.int64) for c, v in meta["earlier"].items()}
+        shard._anew = np.array(meta["anew"], dtype=np.int64)
         shard.sealed = meta["sealed"]
         slots: dict[tuple[str, str], dict[str, Rows]] = {key: {} for key in shard._ladders}
         seen: dict[tuple[str, str], dict[str, bytes]] = {}

@@ -22,7 +22,8 @@ from aggregate.shard import Rules
 from benchmarks import market
 from benchmarks.result import Result, cpu_time
 from ingest import records
-from ingest.log import NewRecord
+from ingest.instruments import partition_of
+from ingest.log import Log, NewRecord
 from ingest.log.sqlite import SqliteLog
 from ingest.ticks import Quotes, Trades, encode
 
@@ -37,29 +38,37 @@ APPENDED = 20
 
 def run() -> list[Result]:
     name = "ticks on the log → bars on the log, all datasets, intervals and clocks"
-    day = round(DAY * market.scale())
-    burst = max(market.PART_S // 10, round(BURST_S * market.scale()))
     return [
-        _case(name, day, DAYS_RATE),
-        _case(f"{name}, {FASTER} times as many a second", burst, FASTER * DAYS_RATE),
+        _embedded(name, round(DAY * market.scale()), DAYS_RATE),
+        _embedded(f"{name}, {FASTER} times as many a second", *burst()),
     ]
 
 
-def _case(name: str, seconds: int, ticks_s: float) -> Result:
+def burst() -> tuple[int, float]:
+    """Seconds of the burst, and its ticks a second."""
+    return max(market.PART_S // 10, round(BURST_S * market.scale())), FASTER * DAYS_RATE
+
+
+def _embedded(name: str, seconds: int, ticks_s: float) -> Result:
+    async def work() -> Result:
+        log = SqliteLog(Path(place) / "log.db")
+        result = await aggregated(log, seconds, ticks_s, name, TARGET)
+        await log.close()
+        return result
+
     with tempfile.TemporaryDirectory() as place:
-        return asyncio.run(_measure(name, Path(place) / "log.db", seconds, ticks_s))
+        return asyncio.run(work())
 
 
-async def _measure(name: str, path: Path, seconds: int, ticks_s: float) -> Result:
-    log = SqliteLog(path)
-    await log.create(dict.fromkeys((*records.TICK_TOPICS, records.BARS_TOPIC), 1))
-    ticks = await _collect(log, seconds, ticks_s)
+async def aggregated(log: Log, seconds: int, ticks_s: float, name: str, target: float) -> Result:
+    """Put the market on an empty log, and measure an aggregator that turns it into bars."""
+    ticks = await collect(log, seconds, ticks_s)
     end = {(t, 0): (await log.bounds(t, 0))[1] for t in records.TICK_TOPICS}
     aggregator = Aggregator(log, [0], Rules())
     with cpu_time() as cpu:
         running = asyncio.create_task(aggregator.run())
         while not running.done() and await log.committed(GROUP) != end:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         aggregator.stop()
         await running
     detail: dict[str, object] = {
@@ -69,30 +78,37 @@ async def _measure(name: str, path: Path, seconds: int, ticks_s: float) -> Resul
         "bars": await _bars(log),
         "cpu_seconds": round(cpu.seconds, 2),
     }
-    await log.close()
-    return Result(name, ticks / cpu.seconds, "ticks/CPU-s", TARGET, detail)
+    return Result(name, ticks / cpu.seconds, "ticks/CPU-s", target, detail)
 
 
-async def _collect(log: SqliteLog, seconds: int, ticks_s: float) -> int:
+async def collect(log: Log, seconds: int, ticks_s: float, partitions: int = 1) -> int:
     """Write one collector's session to both topics; returns how many ticks were in it."""
-    session = _Session()
+    await log.create(dict.fromkeys((*records.TICK_TOPICS, records.BARS_TOPIC), partitions))
+    names = market.symbols(market.INSTRUMENTS)
+    where = np.array([partition_of(EXCHANGE, name, partitions) for name in names])
+    sessions = [_Session(partition) for partition in range(partitions)]
     start, stop = market.START * NS, (market.START + seconds + 60) * NS
-    await log.append(session.begin(start))
-    step = round(NS * market.BATCH / (ticks_s * 2 / 3))
+    step = round(NS * market.BATCH / (ticks_s * 2 / 3)) * partitions
+    for session in sessions:
+        await log.append(session.begin(start))
     ticks = 0
     for part in market.parts(seconds, ticks_s):
-        written = list(session.records(part, step))
-        for i in range(0, len(written), APPENDED):
-            await log.append(written[i : i + APPENDED])
+        for partition, session in enumerate(sessions):
+            own = [of.take(np.flatnonzero(where[of.code] == partition)) for of in part]
+            written = list(session.records((own[0], own[1]), step))
+            for i in range(0, len(written), APPENDED):
+                await log.append(written[i : i + APPENDED])
         ticks += sum(map(len, part))
-    await log.append(session.end(stop))
+    for session in sessions:
+        await log.append(session.end(stop))
     return ticks
 
 
 class _Session:
-    """A collector's records in both topics, in arrival order."""
+    """A collector's records in a partition of both topics, in arrival order."""
 
-    def __init__(self) -> None:
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
         self._source = records.Source(EXCHANGE, EXCHANGE, "c1", "1")
         self._next = dict.fromkeys(records.TICK_TOPICS, 0)
 
@@ -106,8 +122,9 @@ class _Session:
     def records(self, part: tuple[Trades, Quotes], step: int) -> Iterator[NewRecord]:
         """The part's ticks, a record of each kind and a punctuation every `step` ns."""
         kinds = ((records.TRADES_TOPIC, records.TRADES), (records.QUOTES_TOPIC, records.QUOTES))
-        first = min(int(ticks.local_ts[0]) for ticks in part)
-        last = max(int(ticks.local_ts[-1]) for ticks in part)
+        held = [ticks for ticks in part if len(ticks)]
+        first = min((int(ticks.local_ts[0]) for ticks in held), default=0)
+        last = max((int(ticks.local_ts[-1]) for ticks in held), default=-1)
         for low in range(first, last + 1, step):
             high = min(low + step, last + 1)
             for (topic, kind), ticks in zip(kinds, part, strict=True):
@@ -128,10 +145,10 @@ class _Session:
     def _record(self, topic: str, kind: str, value: bytes = b"", **more: str) -> NewRecord:
         headers = self._source.headers(kind, self._next[topic], **more)
         self._next[topic] += 1
-        return NewRecord(topic, 0, value, headers)
+        return NewRecord(topic, self._partition, value, headers)
 
 
-async def _bars(log: SqliteLog) -> int:
+async def _bars(log: Log) -> int:
     count, offset = 0, 0
     while chunk := await log.read(records.BARS_TOPIC, 0, offset):
         offset = chunk[-1].offset + 1

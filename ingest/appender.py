@@ -17,6 +17,7 @@ import structlog
 from ingest import metrics
 from ingest.log import Log, LogError, NewRecord
 from ingest.spool import Spool
+from ingest.trouble import Trouble
 
 HIGH_WATER = 64 << 20
 """Bytes of waiting records above which reading from the sockets pauses."""
@@ -31,6 +32,10 @@ FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 SLOW_S = 1.0
 """An append that takes longer than this makes the records behind it go to the spool."""
+SYNC_S = 1.0
+"""How often what goes to the spool is made safe from a power failure too; a kill loses nothing of
+it anyway. An fsync of 0.1 to 50 MB took 4 to 40 ms when measured: once for each of 20 spills a
+second would be most of the disk's time."""
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +76,10 @@ class Appender:
         self._order = asyncio.Lock()  # of whoever moves records between the queue and the spool
         self._slow = False
         self._spool_failing = False
+        self._synced_at = 0.0
+        self._trouble = Trouble(
+            _log.bind(exchange=exchange), "append failed, will retry", "the log takes records again"
+        )
         self.failing = False
         """Whether the last append failed."""
         self.waiting_bytes = 0
@@ -126,6 +135,33 @@ class Appender:
         """Wait until everything put so far is durable; `run` must be running."""
         await self._empty.wait()
 
+    async def finish(self, running: "asyncio.Task[None]", patience_s: float) -> None:
+        """End `run` once the log has taken what waits; what it doesn't in time stays spooled."""
+        spool = self._spool
+        drained = asyncio.create_task(self.drain())
+        # A log that is down is not waited for when nothing is lost by it.
+        timeout = 0.0 if spool is not None and self.failing else patience_s
+        await asyncio.wait({running, drained}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, running):
+            task.cancel()
+        await asyncio.gather(drained, running, return_exceptions=True)
+        if spool is not None:
+            await self.spill()
+            await asyncio.to_thread(spool.close)
+        if spool is not None and self.spooled:
+            _log.warning(
+                "stopped before the log took everything; the next start appends the rest",
+                exchange=self._exchange,
+                records=self.spooled,
+                spool=str(spool.directory),
+            )
+        if self.waiting > self.spooled:
+            _log.error(
+                "stopped before the log took everything",
+                exchange=self._exchange,
+                records_lost=self.waiting - self.spooled,
+            )
+
     async def spill(self) -> None:
         """Move what waits in memory to the spool, as far as there is room."""
         spool = self._spool
@@ -137,14 +173,21 @@ class Appender:
                 return
             try:
                 moved = await asyncio.to_thread(spool.write, batch)
+                self._unqueue(moved)
+                await self._sync(spool)
             except OSError as error:
                 self._spool_failed(error)
                 return
             self._spool_failing = False
-            self._unqueue(moved)
             metrics.SPOOLED.labels(self._exchange).inc(moved)
             metrics.SPOOL_BYTES.labels(self._exchange).set(spool.size)
         self._may_resume()
+
+    async def _sync(self, spool: Spool) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._synced_at >= SYNC_S:
+            self._synced_at = now
+            await asyncio.to_thread(spool.sync)
 
     def _behind(self) -> bool:
         """Whether what is put goes to the spool."""
@@ -195,16 +238,11 @@ class Appender:
                 self.failing = True
                 self._spill_due.set()
                 metrics.APPEND_FAILURES.labels(self._exchange).inc()
-                _log.error(
-                    "append failed, will retry",
-                    exchange=self._exchange,
-                    error=str(error),
-                    records=len(batch),
-                    retry_s=delay,
-                )
+                self._trouble.failed(str(error))
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, MAX_RETRY_S)
             else:
+                self._trouble.over()
                 self.failing = self._slow = False
                 return
 

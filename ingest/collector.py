@@ -9,74 +9,46 @@ true: when it is taken, every frame stamped before has been handed over.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import structlog
 
-from ingest.appender import HIGH_WATER, LOW_WATER, Appender
+from ingest.appender import Appender
 from ingest.batches import Universe
 from ingest.changes import changes
 from ingest.clock import ArrivalClock
+from ingest.collector_settings import CollectorSettings
 from ingest.continuity import Continuity
-from ingest.fallback import Fallback, Switch
+from ingest.covering import Covering
+from ingest.fallback import Switch
 from ingest.feed import Feed
+from ingest.feeds import Feeds, cancel, raise_first
 from ingest.frame_recording import FrameRecording
-from ingest.healing import Healer
-from ingest.instruments import BINANCE, Instrument
-from ingest.limits import LIMITS, Limiter, Limits
+from ingest.healing import Healer, budget
+from ingest.instruments import Instrument
+from ingest.limits import limiter, limits
 from ingest.line import Line
 from ingest.log import Log, NewRecord
-from ingest.reassign import reassigned
+from ingest.log_wait import until_answered
 from ingest.recorder import Recorder
 from ingest.recording import RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.resume import resume
 from ingest.session import Session
 from ingest.spool import Spool
-from ingest.venues import Endpoint, Frame, venue
+from ingest.symbol_checks import SymbolChecks
+from ingest.venues import Channel, Frame, venue
+from ingest.venues.common import trade_channel
 
 SPOOL_DRAIN_S = 5.0
 """How long a start waits for spooled records to reach the log before it looks for gaps."""
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
-SPOOL_BYTES = 1 << 30
-RENEW_BEFORE_S = 3600.0
-"""How long before the venue would end a connection another takes over."""
-STAGGER_S = 97.0
-"""Between the ends of connections that were opened together."""
-
 _log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class CollectorSettings:
-    """What one collector of one exchange does.
-
-    `ws_url` and `trades` default to the venue's own. Collectors with the same subscriptions share
-    a `shard`, by default the exchange's name. Ticks wait at most `batch_ms` or until `batch_rows`
-    of a kind and partition are there. Gaps in the trades are filled from `rest_url`; without one
-    they are only recorded. A punctuation is written every `punctuation_ms`. Frames are
-    recorded as they arrived in `record_dir`. Reading pauses while more than `high_water` bytes of
-    records wait for the log, until fewer than `low_water` do; with `spool_dir` records that the log
-    does not take wait on disk first, up to `spool_bytes`, and survive a kill.
-    """
-
-    exchange: str
-    ws_url: str | None = None
-    rest_url: str | None = None
-    trades: str | None = None
-    collector: str = "c1"
-    shard: str | None = None
-    batch_ms: float = 50.0
-    batch_rows: int = 4096
-    punctuation_ms: float = 250.0
-    record_dir: Path | None = None
-    high_water: int = HIGH_WATER
-    low_water: int = LOW_WATER
-    spool_dir: Path | None = None
-    spool_bytes: int = SPOOL_BYTES
+T = TypeVar("T")
 
 
 class Collector:
@@ -107,33 +79,36 @@ class Collector:
         self._clock = clock
         self._active = {i.native: i for i in instruments}
         self._natives_by_symbol = {i.symbol: i.native for i in instruments}
-        self._uncovered = set(self._active)
+        self._covering = Covering(list(self._active))
         self._universe = Universe(instruments)
-        self._endpoints = self._venue.endpoints(
-            instruments, settings.trades or self._venue.trade_channels[0]
-        )
-        most = LIMITS.get(settings.exchange, Limits()).subscriptions
-        streams = sum(len(endpoint.channels) for endpoint in self._endpoints)
-        if most is not None and streams > most:
+        channels = self._venue.trade_channels
+        self._trades = trade_channel(settings.exchange, settings.trades or channels[0], channels)
+        self._left_out: set[str] = set()
+        if len(instruments) > self._most:
             raise ValueError(
-                f"{settings.exchange} allows {most} subscriptions, {len(instruments)} instruments "
-                f"need {streams}: choose fewer"
+                f"{settings.exchange} allows {2 * self._most} subscriptions, {len(instruments)} "
+                f"instruments need {2 * len(instruments)}: choose fewer"
             )
-        self._feeds: list[Feed] = []
+        self._feeds: Feeds | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._covered_once = False
-        self._feeds_changed = asyncio.Event()
+        self._confirmed = False
+
+    @property
+    def _most(self) -> int:
+        """How many instruments the venue's limits allow, each with its trades and its quotes."""
+        most = limits(self._settings.exchange, self._settings.processes).subscriptions
+        return sys.maxsize if most is None else most // 2
 
     @property
     def subscribed(self) -> bool:
         """Whether every connection is open and its subscriptions answered."""
-        return bool(self._feeds) and all(feed.subscribed for feed in self._feeds)
+        return self._feeds is not None and self._feeds.subscribed
 
     @property
     def paused(self) -> bool:
         """Whether reading is paused because the log is behind."""
-        return bool(self._feeds) and self._appender.paused
+        return self._feeds is not None and self._appender.paused
 
     @property
     def healing(self) -> int:
@@ -141,9 +116,9 @@ class Collector:
         return self._healer.waiting if self._feeds and self._healer else 0
 
     @property
-    def carries(self) -> set[tuple[str, str]]:
-        """(channel, native id) of the subscriptions that stand."""
-        return set[tuple[str, str]]().union(*(feed.carries for feed in self._feeds))
+    def carries(self) -> set[Channel]:
+        """The subscriptions that stand."""
+        return self._feeds.carries if self._feeds else set()
 
     @property
     def sizes(self) -> dict[str, float]:
@@ -153,7 +128,7 @@ class Collector:
     @property
     def uncovered(self) -> bool:
         """Whether there are instruments whose data is not complete yet."""
-        return bool(self._uncovered)
+        return bool(self._covering)
 
     @property
     def ticks(self) -> int:
@@ -161,10 +136,17 @@ class Collector:
         return self._session.ticks if self._feeds else 0
 
     async def run(self) -> None:
-        """Collect until `stop` or cancellation. Raises `LogError` if the log can't be set up."""
+        """Collect until `stop` or cancellation. Raises `LogError` if the log refuses the topics.
+
+        While the log can't be reached it is told and tried again, and no connection is opened: from
+        the log's end a session goes on, so that the trades that were missed meanwhile are found as
+        a gap, recorded and healed. (Once collecting, what the log doesn't take is spooled.)
+        """
         try:
-            await self._log.create(dict.fromkeys(TICK_TOPICS, self._partitions))
-            await self._collect()
+            topics = dict.fromkeys(TICK_TOPICS, self._partitions)
+            await self._answered(lambda: self._log.create(topics))
+            if not self._stopping.is_set():
+                await self._collect()
         finally:
             self._stopped.set()
 
@@ -178,11 +160,12 @@ class Collector:
 
         A contract size holds for what arrives after this call.
         """
-        if not self._feeds or self._stopping.is_set():
+        if self._feeds is None or self._stopping.is_set():
             return
         natives = {i.symbol: i.native for i in self._universe.instruments}
         # A code has one native id: of two with one Atlas id, the second is for the next session.
         instruments = [i for i in instruments if natives.get(i.symbol, i.native) == i.native]
+        instruments = self._within_limits(instruments)
         change = changes(self._active, instruments)
         if not change:
             return
@@ -194,45 +177,29 @@ class Collector:
         self._active = {i.native: i for i in instruments}
         self._natives_by_symbol |= {i.symbol: i.native for i in instruments}
         gone = {i.native for i in change.gone}
-        self._uncovered = (self._uncovered - gone) | {i.native for i in change.added}
-        self._reassign(gone, change.added)
-
-    def _reassign(self, gone: set[str], added: Sequence[Instrument]) -> None:
-        """Give the feeds their new subscriptions, each on a connection that replaces its old."""
+        self._covering.gone(gone)
+        self._covering.listed([i.native for i in change.added])
+        if self._recording is not None:
+            self._recording.changed(self._universe.instruments, gone)
         known = {i.native: i for i in self._universe.instruments}
-        trades = self._settings.trades or self._venue.trade_channels[0]
-        kept, more = reassigned(
-            [feed.endpoint for feed in self._feeds],
-            known,
-            gone,
-            added,
-            lambda instruments: self._venue.endpoints(instruments, trades),
-        )
-        feeds = []
-        for feed, endpoint in zip(self._feeds, kept, strict=True):
-            if endpoint is not None:
-                feeds.append(feed)
-                if endpoint is not feed.endpoint:
-                    feed.change(endpoint)
-        self._feeds = feeds + [self._feed(e, len(feeds) + i) for i, e in enumerate(more)]
-        if self._fallback is not None:
-            self._fallback.endpoints = self._aggregates()
-        self._feeds_changed.set()
+        self._feeds.update(known, gone, change.added, list(self._active.values()))
 
-    async def _attend(self) -> None:
-        """Run the feeds there are; ends when one of them does, which none should."""
-        tasks: dict[Feed, asyncio.Task[None]] = {}
-        try:
-            while not any(task.done() for task in tasks.values()):
-                self._feeds_changed.clear()
-                await _cancel([tasks.pop(f) for f in list(tasks) if f not in self._feeds])
-                tasks |= {f: asyncio.create_task(f.run()) for f in self._feeds if f not in tasks}
-                changed = asyncio.create_task(self._feeds_changed.wait())
-                await asyncio.wait({changed, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-            _raise_first(list(tasks.values()))
-        finally:
-            await _cancel(list(tasks.values()))
+    def _within_limits(self, instruments: Sequence[Instrument]) -> Sequence[Instrument]:
+        """Those that are collected already, and as many new ones as there is room for."""
+        known = [i for i in instruments if i.native in self._active]
+        new = [i for i in instruments if i.native not in self._active]
+        room = max(self._most - len(known), 0)
+        left_out = {i.native for i in new[room:]}
+        if left_out - self._left_out:
+            names = ", ".join(sorted(left_out)[:10])
+            _log.error(
+                "the venue allows no more subscriptions, new listings are left out",
+                exchange=self._settings.exchange,
+                instruments=len(left_out),
+                first=names,
+            )
+        self._left_out = left_out
+        return [*known, *new[:room]]
 
     async def _collect(self) -> None:
         settings = self._settings
@@ -249,8 +216,12 @@ class Collector:
             spool=self._spool,
         )
         appending = asyncio.create_task(self._appender.run())
-        checks = await self._checks()
+        checks = await self._answered(self._checks)
+        if checks is None:
+            await self._appender.finish(appending, STOP_S)
+            return
         self._healer = self._healer_of(settings)
+        self._recording = self._recording_of(session_id)
         self._session = Session(
             Source(settings.exchange, shard, settings.collector, session_id),
             self._venue,
@@ -260,29 +231,40 @@ class Collector:
             settings.batch_rows,
             checks,
             self._healer.add if self._healer else lambda gap: None,
+            self._recording.covered if self._recording else lambda coverage: None,
         )
-        self._recording = self._recording_of(session_id)
-        limits = LIMITS.get(settings.exchange, Limits())
-        self._limiter = Limiter(limits)
-        self._overlap = limits.leave_room(sum(len(e.channels) for e in self._endpoints))
-        self._feeds = [self._feed(endpoint, i) for i, endpoint in enumerate(self._endpoints)]
-        self._fallback = self._fallback_of(settings)
+        self._feeds = Feeds(
+            self._venue,
+            settings.ws_url or self._venue.ws_url,
+            self._trades,
+            list(self._active.values()),
+            limiter(settings.exchange, settings.processes),
+            self._clock,
+            self._deliver,
+            self._changed,
+            self._switched,
+        )
         self._put(self._session.start())
-        working = [asyncio.create_task(self._attend()), asyncio.create_task(self._keep_time())]
+        working = [asyncio.create_task(self._feeds.run()), asyncio.create_task(self._keep_time())]
         if self._healer is not None:
             working.append(asyncio.create_task(self._healer.run()))
+        if settings.rest_url is not None:
+            checks_of_symbols = self._symbol_checks(settings.rest_url)
+            working.append(asyncio.create_task(checks_of_symbols.run()))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({appending, stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _cancel([stopping, *working])
-            if self._fallback is not None:
-                self._fallback.close()
+            await cancel([stopping, *working])
+            self._put(self._session.end())
             if self._recording is not None:
                 self._recording.close()
-            self._put(self._session.end())
-            await self._drain(appending)
-        _raise_first([appending, *working])
+            await self._appender.finish(appending, STOP_S)
+        raise_first([appending, *working])
+
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T | None:
+        """What the log answers, however long that takes; None at a stop."""
+        return await until_answered(ask, self._stopping, self._settings.exchange)
 
     async def _checks(self) -> Continuity:
         """Sequence checks that go on from what the log holds, what was spooled included."""
@@ -296,33 +278,6 @@ class Collector:
             aggregated=self._settings.trades == "aggTrade",
         )
 
-    def _feed(self, endpoint: Endpoint, number: int = 0) -> Feed:
-        """Feeds share the venue's limits; those opened together end at other times."""
-        age = self._venue.max_age_s
-        return Feed(
-            self._settings.exchange,
-            self._settings.ws_url or self._venue.ws_url,
-            endpoint,
-            self._venue.heartbeat,
-            self._clock,
-            self._deliver,
-            self._changed,
-            requests=self._venue.requests,
-            limiter=self._limiter,
-            renew_s=None if age is None else age - RENEW_BEFORE_S - number * STAGGER_S % 3600,
-            overlap=self._overlap,
-        )
-
-    def _fallback_of(self, settings: CollectorSettings) -> Fallback | None:
-        """Aggregates for when @trade is silent (Binance)."""
-        if settings.exchange != BINANCE or settings.trades == "aggTrade":
-            return None
-        return Fallback(settings.exchange, self._aggregates(), self._feed, self._switched)
-
-    def _aggregates(self) -> list[Endpoint]:
-        endpoints = self._venue.endpoints(list(self._active.values()), "aggTrade")
-        return [e for e in endpoints if all(name == "aggTrade" for name, _ in e.channels)]
-
     def _switched(self, to: Switch, reason: str) -> None:
         self._put(self._session.event("trade-feed", to=to, reason=reason))
 
@@ -335,7 +290,33 @@ class Collector:
             self._natives_by_symbol,
             lambda symbol, prints: self._put(self._session.healed(symbol, prints)),
             lambda gap: self._put(self._session.gap(gap)),
+            settings.processes,
         )
+
+    def _symbol_checks(self, rest_url: str) -> SymbolChecks:
+        settings = self._settings
+        return SymbolChecks(
+            settings.exchange,
+            rest_url,
+            budget(settings.exchange, settings.processes),
+            self._clock,
+            self._session.watch,
+            lambda: self._universe,
+            self._heard,
+            self._silent,
+        )
+
+    def _heard(self) -> set[str]:
+        """Native ids of which everything should be heard now."""
+        return set() if self._feeds is None or self._appender.paused else self._feeds.standing
+
+    def _silent(self, native: str, kind: str, again: bool) -> None:
+        symbol = self._active[native].symbol
+        self._put(self._session.event("symbol-silent", native=native, symbol=symbol, kind=kind))
+        if self._feeds is not None and again:
+            self._feeds.renew(native, "silence")
+        elif self._feeds is not None:
+            self._feeds.subscribe_anew(native)
 
     def _open_spool(self) -> Spool | None:
         settings = self._settings
@@ -350,9 +331,7 @@ class Collector:
             return None
         exchange = self._settings.exchange
         instruments = self._universe.instruments
-        header = RecordingHeader(
-            exchange, session_id, self._clock.now(), instruments, covered=False
-        )
+        header = RecordingHeader(exchange, session_id, self._clock.now(), instruments, covered=())
         return FrameRecording(Recorder(directory, header), exchange)
 
     def _deliver(self, line: Line, frames: list[Frame]) -> None:
@@ -361,35 +340,40 @@ class Collector:
         self._put(self._session.receive(frames, line.notice, line))
 
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
-        if what != "subscribed":
+        if what in ("connected", "disconnected", "replaced"):
             self._put(self._session.event(what, path=feed.path, reason=reason))
-        if what in ("subscribed", "replaced") and self._uncovered and self.subscribed:
+        if what in ("subscribed", "replaced"):
+            self._session.listen({native for _, native in feed.endpoint.channels})
             self._cover()
+        # Some venues confirm one by one: what comes between two flushes is one coverage.
+        self._confirmed |= what == "confirmed"
 
     def _cover(self) -> None:
-        """From now on the data is complete of what all feeds that should carry it do carry."""
-        wanted = {channel for feed in self._feeds for channel in feed.endpoint.channels}
-        missing = {native for _, native in wanted - self.carries}
-        covered = [n for n in self._active if n in self._uncovered and n not in missing]
-        if not covered:
+        """From now on the data of the instruments whose subscriptions all stand is complete."""
+        self._confirmed = False
+        if self._feeds is None or not self._covering:
             return
-        self._uncovered.difference_update(covered)
+        ready = self._covering.take(self._feeds.wanted, self._feeds.carries)
+        if not ready:
+            return
         local_from = self._clock.now()
-        self._session.subscribed(covered, local_from)
-        if self._recording is not None and not self._covered_once:
-            self._recording.covered(local_from)
-        self._covered_once = True
-        _log.info("subscribed", exchange=self._settings.exchange, symbols=len(covered))
+        for anew in set(ready.values()):
+            natives = [native for native, listed in ready.items() if listed == anew]
+            self._session.subscribed(natives, local_from, anew=anew)
+        _log.info("subscribed", exchange=self._settings.exchange, symbols=len(ready))
 
     async def _keep_time(self) -> None:
         """Flush every `batch_ms`, and promise every `punctuation_ms`."""
         loop = asyncio.get_running_loop()
         promised = loop.time()
         heard = 0, 0
+        assert self._feeds is not None
         while True:
             await asyncio.sleep(self._settings.batch_ms / 1e3)
             if self._recording is not None:
                 self._recording.write()
+            if self._confirmed:
+                self._cover()
             due = loop.time() - promised >= self._settings.punctuation_ms / 1e3
             # While the log is behind, promises would only make it fall further behind.
             if due and not self._appender.paused:
@@ -397,59 +381,17 @@ class Collector:
                 self._put(self._session.punctuate())
             else:
                 self._put(self._session.flush())
-            if self._fallback is not None:
-                now = self._session.singles, self._session.quotes
-                self._fallback.saw(now[0] - heard[0], now[1] - heard[1])
-                heard = now
+            now = self._session.singles, self._session.quotes
+            self._feeds.saw(now[0] - heard[0], now[1] - heard[1])
+            heard = now
 
     def _put(self, due: list[NewRecord]) -> None:
         self._appender.put(due)
 
     def _pause(self) -> None:
-        for feed in (*self._feeds, *(self._fallback.feeds if self._fallback else ())):
-            feed.pause()
+        if self._feeds is not None:
+            self._feeds.pause()
 
     def _resume(self) -> None:
-        for feed in (*self._feeds, *(self._fallback.feeds if self._fallback else ())):
-            feed.resume()
-
-    async def _drain(self, appending: asyncio.Task[None]) -> None:
-        """Let the log take what waits; what it doesn't take in time stays in the spool."""
-        appender, spool = self._appender, self._spool
-        drained = asyncio.create_task(appender.drain())
-        # A log that is down is not waited for when nothing is lost by it.
-        timeout = 0.0 if spool is not None and appender.failing else STOP_S
-        await asyncio.wait(
-            {appending, drained}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        await _cancel([drained, appending])
-        if spool is not None:
-            await appender.spill()
-            await asyncio.to_thread(spool.close)
-        spooled = appender.spooled
-        if spool is not None and spooled:
-            _log.warning(
-                "stopped before the log took everything; the next start appends the rest",
-                exchange=self._settings.exchange,
-                records=spooled,
-                spool=str(spool.directory),
-            )
-        if appender.waiting > spooled:
-            _log.error(
-                "stopped before the log took everything",
-                exchange=self._settings.exchange,
-                records_lost=appender.waiting - spooled,
-            )
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _raise_first(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Raise what ended a task that should not have ended."""
-    for task in tasks:
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            raise task.exception()  # type: ignore[misc]
+        if self._feeds is not None:
+            self._feeds.resume()

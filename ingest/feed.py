@@ -5,7 +5,7 @@ delivered is removed downstream by id.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import structlog
@@ -14,18 +14,25 @@ from ingest import line as lines
 from ingest import metrics
 from ingest.clock import ArrivalClock
 from ingest.limits import Limiter
-from ingest.line import CONFIRM_S, Address, Line, Subscribe, kinds_of
-from ingest.venues import Endpoint, Frame
+from ingest.line import CONFIRM_S, Address, Line, kinds_of, label_of
+from ingest.trouble import Trouble
+from ingest.venues import Channel, Endpoint, Frame, Requests
 from ingest.watchdog import Watchdog
 
 FIRST_DELAY_S = 0.25
 MAX_DELAY_S = 30.0
 STABLE_S = 10.0
-"""A connection that stood this long starts the next back-off from its first delay."""
+"""A connection that stood this long starts the next back-off from its first delay, and ends what
+was told of trouble."""
 OVERLAP_S = 2.0
 """How long old and new both deliver: longer than the lag between two servers of a venue."""
 
 _log = structlog.get_logger(__name__)
+
+
+def trouble_of(exchange: str) -> Trouble:
+    """What the feeds of a venue tell of connections that are lost or can't be had."""
+    return Trouble(_log.bind(exchange=exchange), "not connected, trying again", "connected again")
 
 
 def back_off() -> Iterator[float]:
@@ -48,8 +55,9 @@ class Feed:
 
     `deliver(line, frames)` gets the messages of each read in the order of their stamps; what the
     venue's parser finds among them goes back to `line.notice` and `line.heard`. `changed` is
-    called with ("connected" | "subscribed" | "disconnected" | "replaced", reason) on the event
-    loop. With `overlap` false the old connection is closed before the next is opened.
+    called with ("connected" | "subscribed" | "confirmed" | "disconnected" | "replaced", reason) on
+    the event loop. The feeds of a venue share a `trouble`: one that can't be reached is told
+    once. With `overlap` false the old connection is closed before the next is opened.
     """
 
     def __init__(
@@ -62,21 +70,23 @@ class Feed:
         deliver: Callable[[Line, list[Frame]], None],
         changed: "Callable[[Feed, str, str], None]",
         *,
-        requests: Subscribe = lambda channels: (),
+        requests: Requests,
         limiter: Limiter | None = None,
+        trouble: Trouble | None = None,
         confirm_s: float = CONFIRM_S,
         renew_s: float | None = None,
         overlap: bool = True,
     ) -> None:
         self.path = endpoint.path
-        url = ws_url.rstrip("/") + endpoint.path
-        self._address = Address(exchange, url, endpoint, heartbeat, requests, confirm_s, renew_s)
+        base = ws_url.rstrip("/")
+        self._address = Address(exchange, base, endpoint, heartbeat, requests, confirm_s, renew_s)
         self._limiter = limiter or Limiter()
         self._clock = clock
         self._deliver = deliver
         self._changed = changed
-        self._overlap = overlap
+        self.overlap = overlap
         self._log = _log.bind(exchange=exchange, path=endpoint.path)
+        self._trouble = trouble or trouble_of(exchange)
         self._watchdogs = {kind: Watchdog() for kind in kinds_of(endpoint)}
         self._current: _Running | None = None
         self._next: _Running | None = None
@@ -88,12 +98,6 @@ class Feed:
     def subscribed(self) -> bool:
         """Whether the venue has answered every subscription, some perhaps with an error."""
         return self._current is not None and self._current.line.subscribed
-
-    @property
-    def refused(self) -> set[str]:
-        """Native ids with a subscription that was not confirmed."""
-        channels = self._current.line.refused if self._current else self._address.endpoint.channels
-        return {native for _, native in channels}
 
     def pause(self) -> None:
         """Stop reading: the venue's data waits in the sockets' buffers."""
@@ -108,22 +112,29 @@ class Feed:
 
     @property
     def endpoint(self) -> Endpoint:
-        """What the feed carries, or will once its connection is replaced."""
+        """What the feed carries, or will once it is subscribed."""
         return self._address.endpoint
 
     @property
-    def carries(self) -> set[tuple[str, str]]:
-        """The (channel, native) that the venue has confirmed on the connection there is."""
-        if self._current is None:
-            return set()
-        line = self._current.line
-        return set(line.channels).difference(line.refused)
+    def carries(self) -> set[Channel]:
+        """The subscriptions that the venue has confirmed on the connection there is."""
+        return set() if self._current is None else self._current.line.confirmed
 
     def change(self, endpoint: Endpoint) -> None:
-        """Carry other subscriptions: on another connection, as when one is renewed."""
+        """Carry other subscriptions, on the connection there is."""
         self._address = replace(self._address, endpoint=endpoint)
         for running in self._lines():
-            running.line.renew = running.line.renew or "instruments"
+            running.line.want(endpoint.channels)
+
+    def renew(self, reason: str) -> None:
+        """Replace the connection by another."""
+        if self._current is not None:
+            self._current.line.renew = self._current.line.renew or reason
+
+    def subscribe_anew(self, channels: Iterable[Channel]) -> None:
+        """Leave these and subscribe them again, on the connection there is."""
+        if self._current is not None:
+            self._current.line.subscribe_anew(channels)
 
     async def run(self) -> None:
         """Connect, subscribe, renew and reconnect, until cancelled."""
@@ -132,10 +143,12 @@ class Feed:
                 self._current = self._start()
                 reason = await self._stand()
                 delay = next(self._delays)
-                metrics.DISCONNECTED.labels(self._address.exchange).inc()
-                self._log.warning("disconnected", reason=reason, retry_s=round(delay, 2))
+                metrics.DISCONNECTED.labels(self._address.exchange, label_of(reason)).inc()
+                self._trouble.failed(reason, self)
                 await asyncio.sleep(delay)
         finally:
+            self._trouble.forget(self)
+            self._trouble.forget((self, "next"))
             await self._end([running for running in (self._current, self._next) if running])
 
     async def _stand(self) -> str:
@@ -150,6 +163,9 @@ class Feed:
             )
             assert self._current is not None
             now = loop.time()
+            since = self._current.line.subscribed_at
+            if since is not None and now - since > STABLE_S and self._current.line.confirmed:
+                self._trouble.over(self)
             if self._current.task.done():
                 reason = self._lost(self._current, now)
                 if self._next is None:
@@ -157,7 +173,7 @@ class Feed:
                     return reason
                 self._promote(reason)
             elif self._next is not None and self._next.task.done():
-                self._log.warning("no connection to replace", reason=self._next.task.result())
+                self._trouble.failed(self._next.task.result(), (self, "next"))
                 self._next = None
                 self._next_at = now + next(self._delays)
             elif self._next is not None:
@@ -165,7 +181,7 @@ class Feed:
                 if since is not None and now - since >= OVERLAP_S and self._next.line.confirmed:
                     await self._replace()
             elif self._current.line.renew and now >= self._next_at:
-                if self._overlap:
+                if self.overlap:
                     self._next = self._start()
                 else:
                     self._current.task.cancel()
@@ -201,8 +217,8 @@ class Feed:
 
     def _promote(self, reason: str) -> None:
         """The old line is gone before the next took over: the next is what there is."""
-        metrics.DISCONNECTED.labels(self._address.exchange).inc()
-        self._log.warning("disconnected", reason=reason, retry_s=0.0)
+        metrics.DISCONNECTED.labels(self._address.exchange, label_of(reason)).inc()
+        self._trouble.failed(reason, self)
         self._current, self._next = self._next, None
         assert self._current is not None
         if self._current.line.connected:
@@ -216,6 +232,7 @@ class Feed:
         assert old is not None
         self._delays = back_off()
         metrics.RENEWED.labels(self._address.exchange, old.line.renew).inc()
+        self._trouble.over((self, "next"))
         self._log.info("connection replaced", reason=old.line.renew)
         self._changed(self, "replaced", old.line.renew)
         await self._end([old])

@@ -1,12 +1,14 @@
 """The recorder beside the pipeline: frames as they arrived, written between batches of ticks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
 from ingest import metrics
+from ingest.instruments import Instrument
 from ingest.recorder import Recorder
 from ingest.recording import RecordingError
+from ingest.records import Coverage
 from ingest.venues import Frame
 
 FLUSH_RECORDING_NS = 1_000_000_000
@@ -27,9 +29,14 @@ class FrameRecording:
     def add(self, frames: list[Frame]) -> None:
         self._frames += frames
 
-    def covered(self, local_from: int) -> None:
+    def covered(self, coverage: Coverage) -> None:
         self.write()
-        self._try(lambda: self._recorder.covered(local_from))
+        self._try(lambda: self._recorder.covered(coverage))
+
+    def changed(self, instruments: Sequence[Instrument], gone: Collection[str]) -> None:
+        """What was added so far is of the instruments before, what follows of these."""
+        self.write()
+        self._try(lambda: self._recorder.changed(instruments, gone))
 
     def write(self) -> None:
         """Write what was added; make it safe from kill -9 once a second."""

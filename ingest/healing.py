@@ -9,9 +9,10 @@ import httpx
 import structlog
 
 from ingest import metrics
-from ingest.continuity import Gap
+from ingest.gaps import Gap
 from ingest.history import BadAnswer, Print, Request, Walk, walk
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
+from ingest.limits import PerLoop
 from ingest.records import PARTLY, UNHEALABLE, WHOLE, GapRecord
 from ingest.session import gap_record
 from ingest.universe import TIMEOUT_S, USER_AGENT
@@ -52,6 +53,15 @@ class Budget:
             await asyncio.sleep(-self._left / self._rate)
 
 
+_SHARED: PerLoop[Budget] = PerLoop()
+
+
+def budget(exchange: str, processes: int = 1) -> Budget:
+    """The one that all collectors of a venue on the running loop share: a part of the address's."""
+    rate, burst = BUDGETS[exchange]
+    return _SHARED.get(exchange, lambda: Budget(rate / processes, burst / processes))
+
+
 class _Refused(Exception):
     """The venue will not answer this: why, in words for the gap's record."""
 
@@ -64,8 +74,8 @@ class Healer:
     """Fills the gaps it is given, the smallest first, until its task is cancelled.
 
     `deliver(symbol, prints)` gets each page of trades as it arrives, `closed(record)` how the
-    healing of each gap ended. `natives` are the venue's names of the symbols. `waiting` is how
-    many gaps are not closed yet.
+    healing of each gap ended. `natives` are the venue's names of the symbols; `processes` share
+    the address and its limits. `waiting` is how many gaps are not closed yet.
     """
 
     def __init__(
@@ -75,13 +85,14 @@ class Healer:
         natives: Mapping[str, str],
         deliver: Callable[[str, list[Print]], None],
         closed: Callable[[GapRecord], None],
+        processes: int = 1,
     ) -> None:
         self._exchange = exchange
         self._base = rest_url.rstrip("/")
         self._natives = natives
         self._deliver = deliver
         self._closed = closed
-        self._budget = Budget(*BUDGETS[exchange])
+        self._budget = budget(exchange, processes)
         self._gaps: asyncio.PriorityQueue[tuple[int, int, Gap]] = asyncio.PriorityQueue()
         self._added = 0
         self._trades = True  # Binance's single trades are there for us
@@ -108,6 +119,8 @@ class Healer:
         try:
             if (gap.missing or 0) > MAX_MISSING:
                 raise _Refused(f"more than {MAX_MISSING} trades")
+            if gap.first_missing is None and self._exchange != HYPERLIQUID:
+                raise _Refused("no trade before it is known")
             steps = walk(self._exchange, self._natives[gap.symbol], gap, trades=self._trades)
             async for prints in self._pages(client, steps):
                 healed += len(prints)

@@ -11,13 +11,15 @@ A walk asks page after page until the gap is covered:
     OKX          /api/v5/market/history-trades after an id: ≤ 100 fills, newest first; the time
                  paging loses fills of one ms at page ends  (§2.4)
     Hyperliquid  POST /info recentTrades: a short list without a range  (§3.3)
+
+Of an instrument's last trade Binance's /fapi/v1/trades tells for a weight of 5 (§1.4).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ingest.continuity import Gap
+from ingest.gaps import Gap
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.ticks import BUY, SELL
 from ingest.venues.common import BAD_FRAME, FIRST_MS, LAST_MS, MAX_ID
@@ -91,6 +93,30 @@ def walk(exchange: str, native: str, gap: Gap, *, trades: bool = True) -> Walk:
     if gap.aggregates:
         return _BinanceAggregates(native, gap)
     return _BinanceTrades(native, gap) if trades else _BinanceByTime(native, gap)
+
+
+def newest_request(exchange: str, native: str) -> Request:
+    """What to ask for an instrument's last trade."""
+    if exchange == HYPERLIQUID:
+        return Request("POST", "/info", {}, {"type": "recentTrades", "coin": native}, 21)
+    if exchange == OKX:
+        params = {"instId": native, "limit": "1"}
+        return Request("GET", "/api/v5/market/history-trades", params, None, 1)
+    assert exchange == BINANCE
+    return Request("GET", "/fapi/v1/trades", {"symbol": native, "limit": "1"}, None, 5)
+
+
+def newest_print(exchange: str, body: object) -> Print | None:
+    """The last trade in the answer, None if it has none. Raises `BadAnswer`."""
+    if exchange == OKX:
+        rows, read = _okx_rows(body), _okx_trade
+    else:
+        rows = _rows(body)
+        read = _hyperliquid_trade if exchange == HYPERLIQUID else _binance_trade
+    try:
+        return max(map(read, rows), key=lambda p: p.exchange_ms, default=None)
+    except BAD_FRAME as error:
+        raise BadAnswer(f"last trade with {error!r}") from error
 
 
 def _ends(gap: Gap) -> tuple[int, int]:
@@ -237,9 +263,7 @@ class _OkxTrades:
         return Request("GET", "/api/v5/market/history-trades", params, None, 1)
 
     def take(self, body: object) -> list[Print]:
-        if not isinstance(body, dict) or str(body.get("code")) != "0":
-            raise BadAnswer(f"history-trades answered {str(body)[:200]}")
-        rows = _rows(body.get("data"))
+        rows = _okx_rows(body)
         try:
             prints = [_okx_trade(row) for row in rows]
         except BAD_FRAME as error:
@@ -291,6 +315,12 @@ def _rows(body: object) -> list[Any]:
     if not isinstance(body, list):
         raise BadAnswer(f"not a list of trades: {str(body)[:200]}")
     return body
+
+
+def _okx_rows(body: object) -> list[Any]:
+    if not isinstance(body, dict) or str(body.get("code")) != "0":
+        raise BadAnswer(f"history-trades answered {str(body)[:200]}")
+    return _rows(body.get("data"))
 
 
 def _binance_trade(row: Mapping[str, Any]) -> Print:

@@ -244,8 +244,12 @@ def _hyperliquid_list(payload: dict[str, Any]) -> tuple[list[Listed], list[str]]
         raise ValueError(f"{HYPERLIQUID}: 'meta' is not an object: {meta!r:.100}")
     token = meta.get("collateralToken", 0)
     if not isinstance(token, int) or token not in _COLLATERAL:
+        # Without its name there are no Atlas ids: that dex is left out, the others are not.
         known = ", ".join(f"{n} {name}" for n, name in _COLLATERAL.items())
-        raise ValueError(f"{HYPERLIQUID}: collateral token {token!r} of dex {dex!r}: known {known}")
+        which = f"dex {dex!r}" if dex else "the main dex"
+        return [], [
+            f"{HYPERLIQUID}: {which} is left out: collateral token {token!r}; known {known}"
+        ]
     collateral = _COLLATERAL[token]
 
     def read(entry: dict[str, Any]) -> Instrument:

@@ -1,7 +1,7 @@
 """Keeps one venue collected, whatever happens to its REST API.
 
-REST ──▶ instruments ──▶ collector        a venue that can't be reached is told once per reason
- └──▶ copy on disk ───▶                    and tried again; meanwhile the copy serves
+REST ──▶ instruments ──▶ collector        a venue that can't be reached is told (`Trouble`) and
+ └──▶ copy on disk ───▶                    tried again; meanwhile the copy serves
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from ingest.collector import Collector
 from ingest.instrument_cache import load, save
 from ingest.instruments import Instrument
 from ingest.selection import dexes_of, select
+from ingest.trouble import Trouble
 from ingest.universe import InstrumentList, UniverseError, fetch_list, rest_base
 
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
-_FAILED = "can't get the instruments, trying again"
 
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +61,9 @@ class Keeper:
         self._dexes = tuple(dexes_of(settings.exchange, settings.patterns, settings.dexes))
         self._log = _log.bind(exchange=settings.exchange)
         self._told: dict[str, str] = {}
+        self._trouble = Trouble(
+            self._log, "can't get the instruments, trying again", "the instruments are there again"
+        )
         self._collector: Collector | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -128,9 +131,9 @@ class Keeper:
             found = await fetch_list(exchange, self._settings.rest_url, self._dexes, attempts=1)
         except UniverseError as error:
             metrics.LIST_FAILURES.labels(exchange).inc()
-            self._tell(_FAILED, str(error))
+            self._trouble.failed(str(error))
             return None, error.retry_s
-        self._tell(_FAILED, "")
+        self._trouble.over()
         metrics.LIST_FETCHED.labels(exchange).set(found.fetched_ns / 1e9)
         await asyncio.to_thread(save, self._settings.cache, found)
         return found, 0.0

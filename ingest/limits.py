@@ -5,19 +5,24 @@
     OKX        3 in 1 s               480 requests/h a connection          64 KB a request
     Hyperliquid  30 in 1 min, 10 open 2000/min over all connections        1000 over all
 
-One `Limiter` is shared by all feeds of a venue. Every connection and message asks for its moment
-and waits for it, so that reconnect storms and back-off stay within the limits too.
+One `Limiter` is shared by all collectors of a venue on an event loop. Every connection and message
+asks for its moment and waits for it, so that reconnect storms and back-off stay within the limits
+too. The limits are of an address: of several processes on one each takes its part (`divided`).
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 
 Rate = tuple[int, float]
 """(how many, in any so many seconds)."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,24 @@ class Limits:
     messages: tuple[Rate, ...] = ()
     open_connections: int | None = None
     subscriptions: int | None = None
+
+    def divided(self, processes: int) -> "Limits":
+        """The part of one of so many processes on an address; a connection's own limits stay."""
+
+        def part(rate: Rate) -> Rate:
+            count, seconds = rate
+            return (count // processes, seconds) if count >= processes else (1, seconds * processes)
+
+        def least(count: int | None) -> int | None:
+            return None if count is None else max(1, count // processes)
+
+        return replace(
+            self,
+            connections=tuple(map(part, self.connections)),
+            messages=tuple(map(part, self.messages)),
+            open_connections=least(self.open_connections),
+            subscriptions=least(self.subscriptions),
+        )
 
     def leave_room(self, subscriptions: int) -> bool:
         """Whether so many may stand twice for a moment, on an old and a new connection."""
@@ -118,6 +141,28 @@ class Limiter:
             await self._sleep(wait)
 
 
-def limiter(exchange: str) -> Limiter:
-    """The limiter of a venue in this process; one without known limits is not limited."""
-    return Limiter(LIMITS.get(exchange, Limits()))
+class PerLoop(Generic[T]):
+    """One object of each name on every event loop: what its tasks share without locks."""
+
+    def __init__(self) -> None:
+        self._of: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, T]] = WeakKeyDictionary()
+
+    def get(self, name: str, make: Callable[[], T]) -> T:
+        """The running loop's, made at first use."""
+        mine = self._of.setdefault(asyncio.get_running_loop(), {})
+        if name not in mine:
+            mine[name] = make()
+        return mine[name]
+
+
+_LIMITERS: PerLoop[Limiter] = PerLoop()
+
+
+def limits(exchange: str, processes: int = 1) -> Limits:
+    """What one of so many processes on an address may do; a venue not known here has no limits."""
+    return LIMITS.get(exchange, Limits()).divided(processes)
+
+
+def limiter(exchange: str, processes: int = 1) -> Limiter:
+    """The one that all collectors of a venue on the running loop share."""
+    return _LIMITERS.get(exchange, lambda: Limiter(limits(exchange, processes)))

@@ -1,11 +1,8 @@
-"""One connection of a feed, from its opening to its end: subscriptions, heartbeats, silence.
-
-A subscription that is refused doesn't touch the others: it is told by symbol and asked for again
-`RETRIES` times, ever more rarely, then given up until the next connection.
-"""
+"""One connection of a feed, from its opening to its end: subscriptions, heartbeats, silence."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +15,18 @@ from ingest.clock import ArrivalClock
 from ingest.connection import MAX_MESSAGE, ArrivalConnection
 from ingest.limits import Limiter
 from ingest.records import QUOTES, TRADES
-from ingest.venues import Endpoint, Frame, Notice, ParserState
+from ingest.subscriptions import Due, Subscriptions
+from ingest.universe import why
+from ingest.venues import (
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Channel,
+    Endpoint,
+    Frame,
+    Notice,
+    ParserState,
+    Requests,
+)
 from ingest.watchdog import Watchdog
 
 HEARTBEAT_S = 20.0
@@ -31,30 +39,46 @@ CLOSE_S = 1.0
 CHECK_S = 0.5
 MISSED_BEATS = 3
 """Heartbeats without a byte in return after which a connection is given up."""
-RETRY_S = 30.0
-"""From a refusal to the first retry; doubles."""
-RETRIES = 5
 _QUOTE_CHANNELS = frozenset({"bookTicker", "bbo-tbt", "bbo"})
 
 _log = structlog.get_logger(__name__)
 
-Subscribe = Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]
-
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a connection is opened for. `requests` makes the messages that subscribe channels.
+    """What a connection is opened for: the venue's websocket base and an endpoint of it.
 
     `renew_s`: after how long it should be replaced by another, None: never.
     """
 
     exchange: str
-    url: str
+    base: str
     endpoint: Endpoint
     heartbeat: tuple[float, bytes] | None
-    requests: Subscribe
+    requests: Requests
     confirm_s: float = CONFIRM_S
     renew_s: float | None = None
+
+
+_LABELS = (
+    ("can't connect", "can't connect"),
+    ("could not send", "sending"),
+    ("silent", "silent"),
+    ("subscriptions not confirmed", "unconfirmed"),
+    ("every subscription refused", "refused"),
+    ("renewed", "renewed"),
+)
+_CODES = frozenset({"1000", "1001", "1002", "1006", "1008", "1009", "1011", "1012", "1013"})
+
+
+def label_of(reason: str) -> str:
+    """Why a connection ended, as one of few words: what a metric may be labelled with."""
+    for start, label in _LABELS:
+        if reason.startswith(start):
+            return label
+    received = re.search(r"received (\d+)", reason)
+    code = received[1] if received else "1006"  # no close frame: RFC 6455 §7.1.5
+    return f"closed {code}" if code in _CODES else "closed"
 
 
 def kinds_of(endpoint: Endpoint) -> set[str]:
@@ -66,7 +90,8 @@ class Line:
     """One connection. `deliver(line, frames)` gets each read's messages, `told` what happens.
 
     What the venue's parser finds about the connection comes back through `notice`, what it finds
-    of the market through `heard`. `told(line, what)` is called with "connected" or "subscribed".
+    of the market through `heard`. `told(line, what)` is called with "connected", "subscribed" (once
+    all it was opened for is answered), and "confirmed" for what is subscribed later.
     """
 
     def __init__(
@@ -94,10 +119,7 @@ class Line:
         self._log = _log.bind(exchange=address.exchange, path=address.endpoint.path)
         self._connection: ArrivalConnection | None = None
         self._paused = False
-        self._answers = 0
-        self._confirmed: set[tuple[str, str]] = set()
-        self._retries = 0
-        self._retry_at = 0.0
+        self._subscriptions = Subscriptions(address.endpoint)
 
     @property
     def connection(self) -> ArrivalConnection | None:
@@ -106,22 +128,20 @@ class Line:
     @property
     def subscribed(self) -> bool:
         """Whether the venue has answered every subscription, some perhaps with an error."""
-        return self._connection is not None and self._answers >= self._address.endpoint.acks
+        return self._connection is not None and self._subscriptions.answered
 
     @property
-    def confirmed(self) -> bool:
-        """Whether the venue has confirmed a subscription."""
-        return bool(self._confirmed)
+    def confirmed(self) -> set[Channel]:
+        """The subscriptions that the venue has confirmed."""
+        return self._subscriptions.confirmed
 
-    @property
-    def channels(self) -> tuple[tuple[str, str], ...]:
-        """(channel, native) of every subscription it was opened for."""
-        return self._address.endpoint.channels
+    def want(self, channels: Iterable[Channel]) -> None:
+        """Carry these from now on, on this connection."""
+        self._subscriptions.want(channels)
 
-    @property
-    def refused(self) -> list[tuple[str, str]]:
-        """(channel, native) of the subscriptions that are not confirmed."""
-        return [c for c in self._address.endpoint.channels if c not in self._confirmed]
+    def subscribe_anew(self, channels: Iterable[Channel]) -> None:
+        """Leave these and subscribe them again, on this connection."""
+        self._subscriptions.renew(channels)
 
     # -- what the venue says
 
@@ -143,35 +163,27 @@ class Line:
                 self._watchdogs[kind].heard(now, ticks)
 
     def _acknowledged(self, notice: Notice) -> None:
-        if notice.channel:
-            self._confirmed.add((notice.channel, notice.native))
-        else:
-            self._confirmed.update(self._address.endpoint.channels)
-        if self.subscribed and self._retries:
-            self._log.info("subscribed after a refusal", symbol=notice.native)
+        new = self._subscriptions.acknowledged(notice)
+        if self.subscribed_at is not None and new:
+            self._told(self, "confirmed")
         self._answered()
 
     def _refused(self, notice: Notice) -> None:
+        if notice.native and (notice.channel, notice.native) not in self._subscriptions.wanted:
+            self._log.info("no such subscription to leave", text=notice.text)  # delisted, say
+            return
         metrics.REFUSED.labels(self._address.exchange).inc()
-        symbols = [notice.native] if notice.native else self._all_of_one_request()
+        symbols = self._subscriptions.refuse(notice)
         self._log.error(
             "subscription refused", text=notice.text, channel=notice.channel, symbols=symbols
         )
         self._answered()
 
-    def _all_of_one_request(self) -> list[str]:
-        """The symbols an answer without a name is about, where there was only one request."""
-        endpoint = self._address.endpoint
-        return sorted({native for _, native in endpoint.channels}) if endpoint.acks == 1 else []
-
     def _answered(self) -> None:
-        if self.subscribed:
-            return
-        self._answers += 1
-        if self.subscribed:
+        if self.subscribed_at is None and self.subscribed:
             now = asyncio.get_running_loop().time()
             self.subscribed_at = now
-            self._retry_at = now + RETRY_S
+            self._subscriptions.opened(now)
             for watchdog in self._watchdogs.values():
                 watchdog.start(now)
             self._told(self, "subscribed")
@@ -202,7 +214,7 @@ class Line:
     async def _live(self) -> str:
         try:
             connection = await connect(
-                self._address.url,
+                self._address.base + self._address.endpoint.path,
                 create_connection=self._create,  # type: ignore[arg-type]
                 compression=None,
                 max_size=MAX_MESSAGE,
@@ -210,14 +222,16 @@ class Line:
                 open_timeout=OPEN_S,
                 close_timeout=CLOSE_S,
             )
-        except (OSError, TimeoutError, WebSocketException) as error:
-            return f"can't connect to {self._address.url}: {error or type(error).__name__}"
+        except TimeoutError:
+            return f"can't connect to {self._address.base}: no answer in {OPEN_S:g} s"
+        except (OSError, WebSocketException) as error:
+            return f"can't connect to {self._address.base}: {why(error)}"
         assert isinstance(connection, ArrivalConnection)
         try:
             self._opened(connection)
             watching = asyncio.create_task(self._watch(connection))
             try:
-                await self._send_all(connection, self._address.endpoint.subscribe, watching)
+                await self._subscribe(connection, watching)
                 return await watching
             finally:
                 watching.cancel()
@@ -238,24 +252,52 @@ class Line:
 
     def _opened(self, connection: ArrivalConnection) -> None:
         metrics.CONNECTED.labels(self._address.exchange).inc()
-        self._log.info("connected", url=self._address.url)
         self._connection = connection
         self.connected = True
         self._told(self, "connected")
         if self._paused:
             connection.transport.pause_reading()
 
+    async def _subscribe(
+        self, connection: ArrivalConnection, watching: "asyncio.Task[str]"
+    ) -> None:
+        """Ask for what it was opened for, and then for what comes and goes, until it ends."""
+        await self._send_all(connection, self._address.endpoint.subscribe, watching)
+        while not watching.done():
+            await asyncio.wait({watching}, timeout=CHECK_S)
+            if self.subscribed:
+                due = self._subscriptions.due(asyncio.get_running_loop().time())
+                await self._send_all(connection, self._messages(due), watching)
+
+    def _messages(self, due: Due) -> list[bytes]:
+        if due.given_up:
+            metrics.GIVEN_UP.labels(self._address.exchange).inc(len(due.given_up))
+            self._log.error("subscriptions given up", symbols=_natives(due.given_up))
+        if due.again:
+            symbols = _natives(due.again)
+            self._log.info("asking again for refused subscriptions", symbols=symbols)
+        messages: list[bytes] = []
+        if due.leave:
+            number = self._subscriptions.number(())
+            messages += self._address.requests(due.leave, UNSUBSCRIBE, number)
+        if asked := [*due.new, *due.again]:
+            number = self._subscriptions.number(asked)
+            messages += self._address.requests(asked, SUBSCRIBE, number)
+        return messages
+
     async def _send_all(
         self,
         connection: ArrivalConnection,
         messages: Sequence[bytes],
-        watching: "asyncio.Task[str] | None" = None,
+        watching: "asyncio.Task[str]",
     ) -> None:
         """Send within the venue's limits, unless the connection ends meanwhile."""
         for message in messages:
-            if watching is not None and watching.done():
+            free = asyncio.ensure_future(self._limiter.sending(self._budget))
+            await asyncio.wait({free, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                free.cancel()
                 return
-            await self._limiter.sending(self._budget)
             await _send(connection, message)
 
     async def _watch(self, connection: ArrivalConnection) -> str:
@@ -278,16 +320,14 @@ class Line:
                     watchdog.start(now)
             elif now - connection.heard > MISSED_BEATS * interval:
                 connection.transport.abort()
-                return f"silent for {now - connection.heard:.0f} s"
+                return f"silent for more than {MISSED_BEATS * interval:g} s"
             elif not self.subscribed and now > confirm_by:
                 return f"subscriptions not confirmed in {address.confirm_s:g} s"
-            elif self.subscribed and not self._confirmed:
+            elif self._subscriptions.hopeless:
                 return "every subscription refused"
             self._check_silence(now)
             if address.renew_s is not None and now - opened > address.renew_s:
                 self.renew = self.renew or "age"
-            if self.subscribed and now > self._retry_at:
-                await self._retry(connection, now)
             if now >= beat_at:
                 beat_at = now + interval
                 await self._beat(connection)
@@ -313,20 +353,6 @@ class Line:
                 watchdog.give_up(now)
                 self.renew = self.renew or "silence"
 
-    async def _retry(self, connection: ArrivalConnection, now: float) -> None:
-        refused = self.refused
-        if not refused or self._retries > RETRIES:
-            return
-        self._retries += 1
-        self._retry_at = now + RETRY_S * 2**self._retries
-        symbols = sorted({native for _, native in refused})
-        if self._retries > RETRIES:
-            metrics.GIVEN_UP.labels(self._address.exchange).inc(len(refused))
-            self._log.error("subscriptions given up", symbols=symbols)
-        else:
-            self._log.info("asking again for refused subscriptions", symbols=symbols)
-            await self._send_all(connection, self._address.requests(refused))
-
     async def _beat(self, connection: ArrivalConnection) -> None:
         heartbeat = self._address.heartbeat
         await self._limiter.sending(self._budget)
@@ -335,6 +361,10 @@ class Line:
         else:
             async with asyncio.timeout(SEND_S):
                 await connection.ping()
+
+
+def _natives(channels: Sequence[Channel]) -> list[str]:
+    return sorted({native for _, native in channels})
 
 
 async def _send(connection: ClientConnection, message: bytes) -> None:

@@ -4,21 +4,26 @@ Frames are parsed in chunks, each without knowing the ones before; what depends 
 Hyperliquid trades are a subscription's backlog) is settled in the order of the chunks.
 """
 
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.errors import UserError
 from ingest.instruments import Instrument, instrument_by_name
-from ingest.recorder import ReadReport, RecordingError, read_chunks, read_header
+from ingest.recorder import ReadReport, RecordingError, read_chunks, read_frames, read_header
+from ingest.records import Coverage
 from ingest.ticks import BACKLOG, FUTURE_NS, LIVE, Quotes, Trades
 from ingest.venues import Frame, ParseReport, ParserState, Row, venue
 
@@ -38,21 +43,41 @@ class Parsed:
 
 
 @dataclass(slots=True)
-class RecordedFile:
-    """What one file covered: its arrival stamps (ns), its symbols, what was wrong with it.
+class _Whole:
+    """Symbols that are complete from a stamp on: all of a foreign file's, those of our own that an
+    earlier file covered already. As live: `exchange_from` is known with the first live tick."""
 
-    `local_from` None: the subscriptions of our own recording have not stood so far.
+    symbols: set[str]
+    local_from: int
+    exchange_from: int | None = None
+
+
+@dataclass(slots=True)
+class RecordedFile:
+    """One file: its arrival stamps (ns), its symbols, what they cover, what was wrong with it.
+
+    Of our own recordings only what they say is covered, of others everything from the first frame.
     """
 
     path: Path
     first: int
-    local_from: int | None
+    own: bool
     local_to: int = 0
-    exchange_from: int | None = None
     exchange_to: int = 0
     symbols: set[str] = field(default_factory=set)
+    whole: list["_Whole"] = field(default_factory=list)
     reading: ReadReport = field(default_factory=ReadReport)
     parsing: ParseReport = field(default_factory=ParseReport)
+
+    @property
+    def coverage(self) -> list[Coverage]:
+        """From when which symbols are complete."""
+        found = list(self.reading.coverage)
+        for whole in self.whole:
+            if whole.exchange_from is not None:
+                symbols = sorted(whole.symbols if self.own else self.symbols)
+                found.append(Coverage(symbols, whole.local_from, whole.exchange_from))
+        return found
 
 
 def parse_chunk(
@@ -89,7 +114,8 @@ def files_in_order(paths: Sequence[Path], exchange: str) -> list[RecordedFile]:
         if frames is None:
             raise RecordingError(f"{path} holds no frames")
         first = frames[0][0]
-        out.append(RecordedFile(path, first, first if header is None else None))
+        own = header is not None
+        out.append(RecordedFile(path, first, own, whole=[] if own else [_Whole(set(), first)]))
     return sorted(out, key=lambda file: file.first)
 
 
@@ -164,20 +190,38 @@ def _chunks(
     files: Sequence[RecordedFile], instruments: Sequence[Instrument], chunk_frames: int
 ) -> Iterator[_Chunk]:
     given = {instrument.native: instrument for instrument in instruments}
+    known: dict[str, Instrument] = {}
     for file in files:
         size = file.path.stat().st_size
         seen = 0
         with file.path.open("rb") as raw:
-            for frames in read_chunks(raw, file.reading, chunk_frames):
-                for _, header in file.reading.headers[seen:]:
-                    # What the user gives wins over what the recorder knew.
-                    given = {i.native: i for i in header.instruments} | given
+            lines = read_frames(raw, file.reading)
+            while chunk := list(islice(lines, chunk_frames)):
+                headers = file.reading.headers[seen:]
+                seen += len(headers)
+                start = 0
+                for at, header in headers:
+                    # A header holds for what follows it, a contract size for instance.
+                    end = bisect_left(chunk, at, key=itemgetter(0))
+                    yield from _part(file, known | given, chunk[start:end], raw.tell() / size)
+                    start = end
+                    known |= {i.native: i for i in header.instruments}
                     file.symbols |= {i.symbol for i in header.instruments}
-                    if header.covered:
-                        since = header.local_from
-                        file.local_from = min(file.local_from or since, since)
-                seen = len(file.reading.headers)
-                yield _Chunk(file, tuple(given.values()), frames, raw.tell() / size)
+                    if header.whole:
+                        file.whole.append(_Whole(header.whole, header.local_from))
+                yield from _part(file, known | given, chunk[start:], raw.tell() / size)
+
+
+def _part(
+    file: RecordedFile,
+    known: Mapping[str, Instrument],
+    lines: Sequence[tuple[int, int, bytes]],
+    share: float,
+) -> Iterator[_Chunk]:
+    """The lines as one chunk, if there are any. What the user gave wins over the recorder's."""
+    if lines:
+        frames = [(ns, payload) for _, ns, payload in lines]
+        yield _Chunk(file, tuple(known.values()), frames, share)
 
 
 def _settle(state: ParserState, parsed: Parsed) -> None:
@@ -196,15 +240,28 @@ def _account(file: RecordedFile, parsed: Parsed, frames: list[Frame]) -> None:
     file.local_to = max(file.local_to, frames[-1][0])
     for ticks in (parsed.trades, parsed.quotes):
         file.symbols |= {ticks.symbols[code] for code in np.unique(ticks.code).tolist()}
-    if file.local_from is None:
-        return
-    first, last = [], []
+    last = [file.exchange_to]
     for ticks in (parsed.trades, parsed.quotes):
-        live = (ticks.origin == LIVE) & (ticks.local_ts >= file.local_from)
-        live &= ticks.exchange_ts <= ticks.local_ts + FUTURE_NS
+        live = _live(ticks)
+        if live.any():
+            last.append(int(ticks.exchange_ts[live].max()))
+    file.exchange_to = max(last)
+    for whole in file.whole:
+        if whole.exchange_from is None:
+            whole.exchange_from = _exchange_from(parsed, whole.local_from)
+
+
+def _live(ticks: Trades | Quotes) -> npt.NDArray[np.bool_]:
+    live: npt.NDArray[np.bool_] = ticks.origin == LIVE
+    live &= ticks.exchange_ts <= ticks.local_ts + FUTURE_NS
+    return live
+
+
+def _exchange_from(parsed: Parsed, local_from: int) -> int | None:
+    """The later of `local_from` and the exchange stamp of the first live tick at or after it."""
+    first = []
+    for ticks in (parsed.trades, parsed.quotes):
+        live = _live(ticks) & (ticks.local_ts >= local_from)
         if live.any():
             first.append((int(ticks.local_ts[live][0]), int(ticks.exchange_ts[live][0])))
-            last.append(int(ticks.exchange_ts[live].max()))
-    if first and file.exchange_from is None:
-        file.exchange_from = max(file.local_from, min(first)[1])
-    file.exchange_to = max([file.exchange_to, *last])
+    return max(local_from, min(first)[1]) if first else None

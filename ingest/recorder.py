@@ -1,7 +1,9 @@
 """Recording frames: every websocket message as it arrived, to disk.
 
 A recording is gzip, one line per frame, `<local ns> <payload>`. Each opening of a file appends a
-gzip member that starts with a header line, `<ns> {"perpflow":"recording",…}`. Nothing is ever
+gzip member that starts with a header line, `<ns> {"perpflow":"recording",…}`; another follows when
+instruments are listed or change, and a line `<ns> {"perpflow":"coverage",…}` for every coverage
+that goes to the log, so that a replay has what live had. Nothing is ever
 truncated: after a kill -9 the last member may end in the middle of a line, and the next one
 follows it. `ingest.recording` reads them.
 """
@@ -9,22 +11,25 @@ follows it. `ingest.recording` reads them.
 import contextlib
 import fcntl
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ingest.instruments import Instrument
 from ingest.recording import (
     MEMBER,
     ReadReport,
     RecordingError,
     RecordingHeader,
+    coverage_line,
     read_chunks,
     read_frames,
     read_header,
 )
+from ingest.records import Coverage
 from ingest.venues.common import Frame
 
 __all__ = [
@@ -75,6 +80,11 @@ class RecordingFile:
     def write_header(self, header: RecordingHeader) -> None:
         """Append a header line; it holds from here on in place of the one before."""
         self.write([(header.local_from, header.encode())])
+        self.flush()
+
+    def write_coverage(self, coverage: Coverage) -> None:
+        """Append from when instruments are covered."""
+        self.write([(coverage.local_from, coverage_line(coverage))])
         self.flush()
 
     def write(self, frames: Iterable[Frame]) -> None:
@@ -152,11 +162,22 @@ class Recorder:
         self._file: RecordingFile | None = None
         self._span = -1
 
-    def covered(self, local_from: int) -> None:
-        """The subscriptions stand since `local_from` (ns): write that down."""
-        self._header = replace(self._header, local_from=local_from, covered=True)
+    def covered(self, coverage: Coverage) -> None:
+        """Write down from when instruments are covered."""
+        symbols = set(coverage.symbols)
+        natives = [i.native for i in self._header.instruments if i.symbol in symbols]
+        covered = dict.fromkeys([*(self._header.covered or ()), *natives])
+        self._header = replace(self._header, covered=tuple(covered))
         if self._file is not None and not self._file.closed:
-            self._file.write_header(self._header)
+            self._file.write_coverage(coverage)
+
+    def changed(self, instruments: Sequence[Instrument], gone: Collection[str]) -> None:
+        """From here on these instruments hold; the native ids `gone` are not covered any more."""
+        covered = tuple(n for n in self._header.covered or () if n not in gone)
+        self._header = replace(self._header, instruments=tuple(instruments), covered=covered)
+        if self._file is not None and not self._file.closed:
+            # What is covered has been said.
+            self._file.write_header(replace(self._header, covered=()))
 
     def write(self, frames: Sequence[Frame]) -> None:
         """Append frames, in arrival order; those of one call go into one file."""
@@ -180,7 +201,7 @@ class Recorder:
         if file and not file.closed and span == self._span and file.size < self._rotate_bytes:
             return file
         self.close()
-        # This file by itself is complete from its first frame on.
+        # This file by itself is complete from its first frame on, of what was covered before.
         header = replace(self._header, local_from=max(self._header.local_from, ns))
         self._file = RecordingFile(self._path_at(span * self._rotate_ns), header)
         self._span = span

@@ -2,7 +2,9 @@
 
 A recording is text, plain or gzip, one line per frame: `<local stamp> <payload>`, the stamp in ns,
 µs or ms since the epoch. Ours (see `ingest.recorder`) also hold header lines that name the
-exchange, the session and the instruments, so that a file can be replayed by itself.
+exchange, the session and the instruments, and a new one whenever instruments are listed or another
+contract size holds, so that a file can be replayed by itself; and the session's coverage as it
+went to the log.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import orjson
 
 from ingest.errors import UserError
 from ingest.instruments import Instrument
+from ingest.records import Coverage
 from ingest.venues.common import Frame
 
 _log = logging.getLogger(__name__)
@@ -28,6 +31,7 @@ like it, so the reader finds the members behind a torn one."""
 
 _GZIP = b"\x1f"  # one byte: a member may be torn after its first; text never starts with it
 _HEADER_MARK = b'{"perpflow":"recording"'
+_COVERAGE_MARK = b'{"perpflow":"coverage"'
 _READ_BYTES = 1 << 18
 _SCALES = {19: 1, 16: 1_000, 13: 1_000_000}
 """ns, µs and ms since the epoch by number of digits: unambiguous from 2001-09-09 to 2286."""
@@ -43,15 +47,21 @@ class RecordingError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class RecordingHeader:
-    """Who recorded what. `local_from` (ns) is the arrival time from which the frames are complete:
-    when the subscriptions stood, or the file's first frame if it is a continuation. Until the
-    subscriptions stand, a header says `covered` false; a later one of the session replaces it."""
+    """Who recorded what. Of the instruments with a native id in `covered` (None: of all) the frames
+    are complete from `local_from` (ns) on, the first frame of a file that continues another; of the
+    others a coverage line says when. The instruments hold for the frames that follow."""
 
     exchange: str
     session: str
     local_from: int
     instruments: tuple[Instrument, ...]
-    covered: bool = True
+    covered: tuple[str, ...] | None = None
+
+    @property
+    def whole(self) -> set[str]:
+        """The symbols of what is covered."""
+        covered = self.covered
+        return {i.symbol for i in self.instruments if covered is None or i.native in covered}
 
     def encode(self) -> bytes:
         instruments = [asdict(i) for i in self.instruments]
@@ -74,7 +84,10 @@ class RecordingHeader:
         try:
             body = orjson.loads(payload)
             instruments = tuple(Instrument(body["exchange"], **i) for i in body["instruments"])
-            covered = bool(body.get("covered", True))
+            named = body.get("covered", True)
+            if isinstance(named, bool):  # as written before 0.1
+                named = None if named else []
+            covered = None if named is None else tuple(map(str, named))
             return cls(
                 body["exchange"], body["session"], int(body["local_from"]), instruments, covered
             )
@@ -82,9 +95,14 @@ class RecordingHeader:
             raise ValueError(f"not a recording's header ({error!r})") from error
 
 
+def coverage_line(coverage: Coverage) -> bytes:
+    """The payload of a line that says from when instruments are covered."""
+    return orjson.dumps({"perpflow": "coverage", **asdict(coverage)})
+
+
 @dataclass(slots=True)
 class ReadReport:
-    """What a reading found beside frames: headers with their line, bad lines, damage.
+    """What a reading found beside frames: headers with their line, coverage, bad lines, damage.
 
     `problems` are messages with file and line: all damage, the first 100 bad lines. Damage and the
     first 10 bad lines are logged too.
@@ -93,6 +111,7 @@ class ReadReport:
     lines: int = 0
     bad_lines: int = 0
     headers: list[tuple[int, RecordingHeader]] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def add(self, problem: str) -> None:
@@ -168,6 +187,8 @@ def _read(file: BinaryIO, name: str, report: ReadReport) -> Iterator[tuple[int, 
             good += 1
             if payload.startswith(_HEADER_MARK):
                 _header_line(payload, name, report)
+            elif payload.startswith(_COVERAGE_MARK):
+                _coverage_line(payload, name, report)
             else:
                 yield report.lines, ns, payload
     except OSError as error:
@@ -186,6 +207,15 @@ def _header_line(payload: bytes, name: str, report: ReadReport) -> None:
     try:
         report.headers.append((report.lines, RecordingHeader.decode(payload)))
     except ValueError as error:
+        report.add_bad_line(f"{name}:{report.lines}: {error}, skipped: {payload[:80]!r}")
+
+
+def _coverage_line(payload: bytes, name: str, report: ReadReport) -> None:
+    try:
+        body = orjson.loads(payload)
+        del body["perpflow"]
+        report.coverage.append(Coverage(**body))
+    except (KeyError, TypeError, ValueError) as error:
         report.add_bad_line(f"{name}:{report.lines}: {error}, skipped: {payload[:80]!r}")
 
 

@@ -49,12 +49,15 @@ class Coverage:
 
     `local_from` is the arrival clock (ns) at which the subscription stood, `exchange_from` the
     later of that and the first live tick's exchange stamp (venue and local clocks may differ).
-    A window is published only if it starts at or after its clock's stamp.
+    A window is published only if it starts at or after its clock's stamp. Of several coverages of
+    an instrument the earliest counts, but not from before one that is `anew`: then it was listed,
+    perhaps once more, and what was complete before ended with its delisting.
     """
 
     symbols: Sequence[str]
     local_from: int
     exchange_from: int
+    anew: bool = False
 
     def encode(self) -> bytes:
         return orjson.dumps(asdict(self))
@@ -74,9 +77,10 @@ class GapRecord:
 
     Written when the gap is found (`open`) and again when healing has ended, with the same `symbol`,
     `kind`, `first_missing`, `last_missing`, `exchange_ts` and `local_ts`. Kind `ids`: trade ids
-    from–to; `missing` ids are not there, of which some may be no trades. Kind `fills`
-    (Hyperliquid): an unknown number (null) between the venue's times (ns) `exchange_ts`, of the
-    last good tick before, and `exchange_to`, of the first after. `local_ts` is that one's arrival.
+    from–to; `missing` ids are not there, of which some may be no trades. Kind `fills`:
+    an unknown number (null) between the venue's times (ns) `exchange_ts`, of the last good tick
+    before, and `exchange_to`, of the first after: Hyperliquid's, which have no sequence, and those
+    of a symbol of which no trade was known before. `local_ts` is that one's arrival.
     `healed` trades have arrived since, as ticks of origin 2; `why` says why not all.
     """
 

@@ -7,15 +7,27 @@ filled, is found again.
 
 from collections.abc import AsyncIterator, Collection
 
-from ingest.continuity import FILLS, IDS, RESTART, Continuity, FillContinuity, Gap, continuity
+from ingest.continuity import Continuity, continuity
+from ingest.fills import FillContinuity
+from ingest.gaps import FILLS, IDS, RESTART, Gap
 from ingest.instruments import partition_of
 from ingest.log import Log, OffsetTrimmed, Record
-from ingest.records import GAP, OPEN, TRADES, TRADES_TOPIC, GapRecord
+from ingest.records import (
+    COVERAGE,
+    GAP,
+    OPEN,
+    TRADES,
+    TRADES_TOPIC,
+    Coverage,
+    GapRecord,
+)
 from ingest.ticks import MalformedBatch, Trades, decode
 
 CHUNK_RECORDS = 1_000
 TAIL_BYTES = 16 << 20
-"""Values read at most of a partition, from its end: symbols that traded before are not known."""
+"""Values read at most of a partition, from its end. What symbols traded before is not known: each
+has a gap of unknown size up to its next trade."""
+_KINDS = (TRADES, GAP, COVERAGE)
 
 
 async def resume(
@@ -31,9 +43,14 @@ async def resume(
     ended: list[GapRecord] = []
     for partition in range(partitions):
         wanted = {s for s in symbols if partition_of(exchange, s, partitions) == partition}
-        for record in await _tail(log, exchange, partition, wanted):
+        tail, unseen = await _tail(log, exchange, partition, wanted)
+        for record in tail:
             if record.headers["type"] == TRADES:
                 _check(checks, record)
+                continue
+            if record.headers["type"] == COVERAGE:
+                coverage = Coverage.decode(record.value)
+                checks.covered(wanted.intersection(coverage.symbols), coverage.exchange_from)
                 continue
             gap = GapRecord.decode(record.value)
             key = (gap.symbol, gap.kind, gap.exchange_ts, gap.exchange_to, gap.local_ts)
@@ -42,12 +59,12 @@ async def resume(
             else:
                 opened.pop(key, None)
                 ended.append(gap)
-    if isinstance(checks, FillContinuity):
+        if tail:
+            checks.covered(unseen, 0)
+    if aggregated or isinstance(checks, FillContinuity):
         checks.due()
-        checks.reopen([gap for gap in opened.values() if gap.kind == FILLS])
-    elif aggregated:
-        checks.due()
-    else:
+    checks.reopen([gap for gap in opened.values() if gap.kind == FILLS])
+    if not aggregated:
         for gap in ended:
             if gap.kind == IDS:
                 checks.settled(gap.symbol, gap.first_missing or 0, gap.last_missing or 0)
@@ -78,9 +95,12 @@ def _gap(gap: GapRecord) -> Gap:
     )
 
 
-async def _tail(log: Log, exchange: str, partition: int, wanted: set[str]) -> list[Record]:
-    """The last trades and gap records of an exchange, in order: back to where every one of the
-    wanted symbols has traded, or as far as the bound allows."""
+async def _tail(
+    log: Log, exchange: str, partition: int, wanted: set[str]
+) -> tuple[list[Record], set[str]]:
+    """The last trades, coverages and gap records of an exchange, in order: back to where every one
+    of the wanted symbols has traded, or as far as the bound allows. And the symbols that may have
+    traded before that."""
     first, end = await log.bounds(TRADES_TOPIC, partition)
     chunks: list[list[Record]] = []
     missing = set(wanted)
@@ -92,14 +112,14 @@ async def _tail(log: Log, exchange: str, partition: int, wanted: set[str]) -> li
             async for record in _between(log, partition, start, end):
                 size += len(record.value)
                 mine = record.headers.get("exchange") == exchange
-                if mine and record.headers["type"] in (TRADES, GAP):
+                if mine and record.headers["type"] in _KINDS:
                     chunk.append(record)
                     missing -= _symbols(record)
         except OffsetTrimmed:
             break  # retention has passed the start of this chunk meanwhile
         chunks.append(chunk)
         end = start
-    return [record for chunk in reversed(chunks) for record in chunk]
+    return [record for chunk in reversed(chunks) for record in chunk], missing if end else set()
 
 
 async def _between(log: Log, partition: int, start: int, end: int) -> AsyncIterator[Record]:

@@ -9,7 +9,7 @@ What it returns must be appended in the order it was returned; then
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -19,11 +19,13 @@ import structlog
 from ingest import metrics, records
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.clock import ArrivalClock
-from ingest.continuity import DISCONNECT, Continuity, Gap, continuity
+from ingest.continuity import Continuity, continuity
+from ingest.gaps import DISCONNECT, Gap
 from ingest.history import Print
 from ingest.instruments import partition_of
 from ingest.log import NewRecord
 from ingest.records import QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, GapRecord, Source
+from ingest.symbol_watch import SymbolWatch
 from ingest.ticks import HEALED, I64, LIVE, Quotes, Trades, encode
 from ingest.venues import Frame, Notice, ParseReport, ParserState, Row, Venue
 
@@ -60,8 +62,10 @@ class Session:
         batch_rows: int,
         checks: Continuity | None = None,
         found: Callable[[Gap], None] = lambda gap: None,
+        covered: Callable[[Coverage], None] = lambda coverage: None,
     ) -> None:
-        """`checks` knows what earlier sessions left on the log; `found` is told of each new gap."""
+        """`checks` knows what earlier sessions left on the log; `found` is told of each new gap,
+        `covered` of each coverage when it is due for the log."""
         self.source = source
         self._venue = venue
         self._universe = universe
@@ -80,11 +84,13 @@ class Session:
         self._state = ParserState()
         self._continuity = checks or continuity(source.exchange)
         self._found = found
+        self._cover = covered
+        self.watch = SymbolWatch()
         self._aggregates: list[tuple[int, int]] = []
         self._report = ParseReport(aggregates=self._aggregates)
         self._told: set[str] = set()
         self._seq: Counter[tuple[str, int]] = Counter()
-        self._covered: list[tuple[int, frozenset[str]]] = []
+        self._covered: list[tuple[int, frozenset[str], bool]] = []
         self._steps = (clock.steps_back, clock.steps_forward)
 
     def start(self) -> list[NewRecord]:
@@ -107,10 +113,17 @@ class Session:
         full = max(map(len, self._trades + self._quotes)) >= self._batch_rows
         return self.flush() if full else []
 
-    def subscribed(self, natives: Sequence[str], local_from: int) -> None:
-        """Every subscription has been answered; those of `natives` stand from `local_from` on."""
+    def subscribed(self, natives: Sequence[str], local_from: int, *, anew: bool = False) -> None:
+        """All subscriptions of `natives` stand from `local_from` on; `anew`: see `Coverage`."""
+        self.listen(natives)
         symbols = {i.native: i.symbol for i in self._universe.instruments}
-        self._covered.append((local_from, frozenset(symbols[native] for native in natives)))
+        covered = frozenset(symbols[native] for native in natives)
+        self._covered.append((local_from, covered, anew))
+        self._continuity.covered(covered, local_from)
+
+    def listen(self, natives: Iterable[str]) -> None:
+        """These have been subscribed (again): silence of a symbol counts from now."""
+        self.watch.start([self._routes[n].code for n in natives], self._clock.now())
 
     def update(self, universe: Universe) -> list[NewRecord]:
         """Everything received so far, by the instruments so far; what follows by `universe`.
@@ -128,6 +141,7 @@ class Session:
         trades = self._checked(self._batches(self._trades, trades_batch))
         quotes = self._batches(self._quotes, quotes_batch)
         self.quotes += sum(map(len, quotes.values()))
+        self.watch.heard(list(trades.values()), list(quotes.values()))
         due = self._coverage([*trades.values(), *quotes.values()])
         due += [self._record(TRADES_TOPIC, p, records.TRADES, encode(b)) for p, b in trades.items()]
         due += [self._record(QUOTES_TOPIC, p, records.QUOTES, encode(b)) for p, b in quotes.items()]
@@ -148,8 +162,11 @@ class Session:
         due += [
             self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
         ]
-        if what == "disconnected":
+        # What replaces a connection that fell silent comes too late for what that left out.
+        if what == "disconnected" or details.get("reason") == "silence":
             self._continuity.interrupted(DISCONNECT)
+        elif what == "symbol-silent":
+            self._continuity.silent(details["symbol"])
         return due
 
     def healed(self, symbol: str, prints: Sequence[Print]) -> list[NewRecord]:
@@ -233,14 +250,15 @@ class Session:
         """Coverage of every partition, once: with the first live tick after subscribing."""
         due = []
         for covered in list(self._covered):
-            local_from, symbols = covered
+            local_from, symbols, anew = covered
             first = _first_live(batches, local_from)
             if first is None:
                 continue
             self._covered.remove(covered)
             exchange_from = max(local_from, first)
+            self._cover(Coverage(sorted(symbols), local_from, exchange_from, anew))
             for p, mine in enumerate(self._symbols_by_partition(symbols)):
-                value = Coverage(mine, local_from, exchange_from).encode()
+                value = Coverage(mine, local_from, exchange_from, anew).encode()
                 due += [self._record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine]
         return due
 

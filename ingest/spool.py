@@ -2,8 +2,9 @@
 
 A segment is a sequence of frames: length and crc32 of the body (two little-endian u32), then the
 body: the record's topic, partition and headers as a line of JSON, then its value. A record is
-handed to the operating system before `write` returns, so kill -9 loses none; `sync` makes it safe
-from a power failure too. A frame cut short by a kill is no record and is cut off at the next open.
+handed to the operating system before `write` returns, so kill -9 loses none; `sync`, which the
+appender calls about once a second, makes it safe from a power failure too. A frame cut short by a
+kill is no record and is cut off at the next open.
 
 What the log took is forgotten by whole segments, so after a kill up to one segment is appended
 again; its batches carry the same (collector, session, seq) and are skipped downstream.
@@ -174,8 +175,10 @@ class Spool:
         path = self.directory / f"{number:012}{_SUFFIX}"
         out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o644)
         if self._out is not None:
+            os.fsync(self._out)  # `sync` only reaches the one that is open
             os.close(self._out)
         self._out = out
+        _sync_directory(self.directory)
         self._segments.append(_Segment(path, 0, 0))
 
     def _skip(self, segment: _Segment, count: int) -> None:
@@ -228,6 +231,15 @@ class Spool:
             path.with_suffix(".damaged").write_bytes(data)
             _log.error("spool damaged, the rest of a segment is lost", path=str(path), bytes=lost)
         os.truncate(path, whole)
+
+
+def _sync_directory(directory: Path) -> None:
+    """A new file is only safe from a power failure with its name."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _cut_short(data: bytes, at: int) -> bool:

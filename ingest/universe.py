@@ -81,6 +81,9 @@ async def fetch_list(
     async with httpx.AsyncClient(base_url=base, headers=headers, timeout=TIMEOUT_S) as client:
         for request, dex in _requests(client, exchange, dexes):
             body = await _body(client, request, exchange, attempts or ATTEMPTS)
+            if dex and body is None:
+                problems.append(f"{exchange}: no dex {dex!r}, it is left out")
+                continue
             payload = {"dex": dex, "meta": body} if dex else body
             try:
                 more, wrong = listed_from(exchange, payload)

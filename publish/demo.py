@@ -163,6 +163,7 @@ def _closing(console: Console, out: Path) -> None:
     console.print(f"   month files: {out / 'bars' / 'metrics'}")
     console.print(f"   today's open parts: {out / 'bars' / 'metrics_open'}")
     console.print("   README.md shows how to load them with polars, DuckDB and pandas.")
+    console.print(f"   perpflow serve --set publish.url=file://{out / 'bars'} serves them by HTTP.")
 
 
 def _warnings_only(

@@ -2,7 +2,9 @@
 
 from ingest.log import Log
 from ingest.log.kafka_options import KafkaOptions
+from ingest.log.membership import Fixed, Membership
 from ingest.log.sqlite import SqliteLog
+from ingest.records import TRADES_TOPIC
 from publish.settings import LogSettings
 
 
@@ -13,6 +15,19 @@ def open_log(settings: LogSettings) -> Log:
     from ingest.log.kafka import KafkaLog  # takes a third of a second to import
 
     return KafkaLog(kafka_options(settings))
+
+
+def membership(settings: LogSettings, group: str) -> Membership:
+    """Who aggregates which partitions: on Kafka a group shares them out, else one process has all.
+
+    Not joined yet; who joins leaves it.
+    """
+    if settings.kafka is None:
+        return Fixed(range(settings.partitions))
+    from ingest.log.kafka_group import KafkaMembership
+
+    session_s = settings.kafka.session / 1e9
+    return KafkaMembership(kafka_options(settings), group, TRADES_TOPIC, session_s=session_s)
 
 
 def kafka_options(settings: LogSettings) -> KafkaOptions:

@@ -15,7 +15,8 @@ def configure_logs() -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Its own way of showing a traceback shows local variables, and so passwords.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if person
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -35,5 +36,7 @@ def configure_logs() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    for noisy in ("websockets", "httpx", "httpcore", "botocore", "aiobotocore"):
+    for noisy in ("websockets", "httpx", "httpcore", "botocore", "aiobotocore", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It tells of every attempt at a broker that is down; what fails for good is raised as well.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -28,3 +28,24 @@ LAST_FLUSH = Gauge(
     "perpflow_last_flush_timestamp_seconds", "When everything read was last durable in files"
 )
 PENDING_BYTES = Gauge("perpflow_publish_pending_bytes", "Bars read and not yet in files")
+API_REQUESTS = Counter("perpflow_api_requests_total", "Requests answered", ["route", "status"])
+API_SECONDS = Histogram(
+    "perpflow_api_request_seconds",
+    "From a request to the end of its answer",
+    ["route"],
+    buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)
+ARCHIVED = Counter("perpflow_archived_rows_total", "Rows written to the raw archive", ["kind"])
+RAW_REPEATED = Counter(
+    "perpflow_raw_repeats_total", "Records left out of the archive: their producer sent them twice"
+)
+RAW_MALFORMED = Counter(
+    "perpflow_raw_malformed_total", "Records of the tick topics that could not be archived"
+)
+RAW_TRIMMED = Counter(
+    "perpflow_raw_trimmed_total", "Records that retention removed before they were archived"
+)
+RAW_DAYS = Counter("perpflow_raw_days_total", "Day files of the raw archive made", ["kind"])
+RAW_LAST_FLUSH = Gauge(
+    "perpflow_raw_last_flush_timestamp_seconds", "When all ticks read were last durable in files"
+)

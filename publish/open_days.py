@@ -4,24 +4,17 @@ Their state is what the store lists, so a new process knows what the one before 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 
 import structlog
 
 from publish import metrics
-from publish.partitions import (
-    OPEN,
-    Month,
-    Rows,
-    Series,
-    add_to_month,
-    discard_part,
-    fold,
-    parse_part_key,
-    read_month,
-    write_part,
-)
+from publish.bar_files import Month
+from publish.columns import Columns
+from publish.layout import OPEN, Part, Series, parse_part_key
+from publish.merging import Rows
+from publish.partitions import add_to_month, discard_parts, fold, read_month, write_part
 from publish.pending import Closed
 from publish.store import Store
 
@@ -31,44 +24,46 @@ _log = structlog.get_logger(__name__)
 class OpenDays:
     """Open parts and the month files they go into. Blocking; one thread per series at a time.
 
-    `now`: Unix seconds. A folded part is deleted `grace_s` after its fold, never before: a reader
-    may still hold its address.
+    `now`: Unix seconds. A folded day's parts are deleted `grace_s` after its fold, never before: a
+    reader may still hold their addresses.
     """
 
     def __init__(self, store: Store, grace_s: float, now: Callable[[], float]) -> None:
         self._store = store
         self._grace_s = grace_s
         self._now = now
+        self._columns = Columns(store)
         self._open: dict[Series, set[date]] = defaultdict(set)
         self._folded: dict[Series, dict[date, float]] = defaultdict(dict)
-        self._months: dict[tuple[Series, int, int], Month] = {}
+        # A bit for each day that a month file lists: there may be tens of thousands of series.
+        self._listed: dict[tuple[Series, int, int], int] = {}
 
     def load(self) -> list[Series]:
         """Learn from the store which parts there are; returns the series to `settle`."""
         self._store.sweep()
         for key in self._store.list(OPEN):
             try:
-                series, day = parse_part_key(key)
+                series, part = parse_part_key(key)
             except ValueError as error:
-                _log.warning("not a day part, left alone", url=self._store.url, problem=str(error))
+                _log.warning("no open part, left alone", url=self._store.url, problem=str(error))
                 continue
-            self._open[series].add(day)
+            self._open[series].add(part.day)
         return list(self._open)
 
     def settle(self, series: Series) -> None:
         """Days that the month file lists: fold what it lacks of them, await the deletion."""
-        listed = [day for day in self._open[series] if day in self._month(series, day).days]
-        self.fold(series, sorted(listed))
+        self.fold(series, sorted(day for day in self._open[series] if self._lists(series, day)))
 
-    def write(self, series: Series, days: Mapping[date, Rows]) -> None:
+    def write(self, series: Series, parts: Sequence[tuple[Part, Rows]]) -> None:
         """Put rows where readers will find them; again is harmless. Raises `StoreError`."""
-        for day, rows in days.items():
-            if day in self._month(series, day).days:
-                new, month = add_to_month(self._store, series, day, rows, self._now())
-                self._months[series, day.year, day.month] = month
+        for part, rows in parts:
+            rows = Rows(self._columns.fit(series, rows.table), rows.offsets, rows.read)
+            if self._lists(series, part.day):
+                new, month = add_to_month(self._store, series, part.day, rows, self._now())
+                self._note(series, part.day, month)
             else:
-                new = write_part(self._store, series, day, rows)
-                self._open[series].add(day)
+                new = write_part(self._store, series, part, rows)
+                self._open[series].add(part.day)
             metrics.ROWS.labels(series.dataset).inc(new)
             metrics.REPEATED.labels(series.dataset).inc(len(rows.table) - new)
 
@@ -85,28 +80,35 @@ class OpenDays:
     def fold(self, series: Series, days: Iterable[date]) -> None:
         """Move days into the month file; again is harmless. Raises `StoreError`."""
         for day in days:
-            month = fold(self._store, series, day, self._now())
-            self._months[series, day.year, day.month] = month
+            month = fold(self._store, self._columns, series, day, self._now())
+            self._note(series, day, month)
             self._open[series].discard(day)
             if day in month.folds:
                 self._folded[series][day] = month.folds[day].at
                 metrics.FOLDS.inc()
 
-    def discard(self) -> None:
-        """Delete the parts whose time is over. Raises `StoreError`."""
-        for series, day in list(self._expired()):
-            discard_part(self._store, series, day)
-            del self._folded[series][day]
-            metrics.DISCARDED.inc()
+    def expired(self) -> list[tuple[Series, date]]:
+        """The folded days whose parts may be deleted."""
+        now = self._now()
+        return [
+            (series, day)
+            for series, days in self._folded.items()
+            for day, at in days.items()
+            if now - at >= self._grace_s
+        ]
 
-    def _expired(self) -> Iterator[tuple[Series, date]]:
-        for series, days in self._folded.items():
-            for day, at in days.items():
-                if self._now() - at >= self._grace_s:
-                    yield series, day
+    def discard(self, series: Series, day: date) -> None:
+        """Delete the parts of a folded day. Raises `StoreError`."""
+        discard_parts(self._store, series, day)
+        del self._folded[series][day]
+        metrics.DISCARDED.inc()
 
-    def _month(self, series: Series, day: date) -> Month:
+    def _lists(self, series: Series, day: date) -> bool:
+        """Whether the month file lists the day."""
         key = (series, day.year, day.month)
-        if key not in self._months:
-            self._months[key] = read_month(self._store, *key)
-        return self._months[key]
+        if key not in self._listed:
+            self._note(series, day, read_month(self._store, *key))
+        return bool(self._listed[key] >> day.day & 1)
+
+    def _note(self, series: Series, day: date, month: Month) -> None:
+        self._listed[series, day.year, day.month] = sum(1 << listed.day for listed in month.days)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import pyarrow as pa
 from aggregate.bars import read_closed, read_table
 from ingest.log import Record
 from ingest.records import BARS, CLOSED
-from publish.partitions import DAY_US, Position, Rows, Series
+from publish.layout import Part, Series, part_us
+from publish.merging import Position, Rows
 
 Closed = dict[tuple[str, str, str], date]
 """The last UTC day that is over, by (exchange, symbol, clock)."""
@@ -38,32 +39,59 @@ class _Kind:
 
 @dataclass(slots=True)
 class Decoded:
-    """What a flush has to do: rows by the file they belong in, and the days that are over."""
+    """What a flush has to do: rows by the part they belong in, and the days that are over."""
 
-    rows: dict[Series, dict[date, Rows]] = field(default_factory=lambda: defaultdict(dict))
+    rows: dict[Series, list[tuple[Part, Rows]]] = field(default_factory=lambda: defaultdict(list))
     closed: Closed = field(default_factory=dict)
     malformed: list[Malformed] = field(default_factory=list)
 
 
-@dataclass(slots=True)
 class Pending:
-    """The records read since the last flush; `positions`: the next offset of each partition."""
+    """The records read and not yet in files, by interval: some are flushed less often than others.
 
-    positions: dict[int, int]
-    size: int = 0
-    """Bytes of the records' values."""
-    _records: list[Record] = field(default_factory=list)
+    `positions`: the offset of each partition to read next.
+    """
+
+    def __init__(self, positions: dict[int, int]) -> None:
+        self.positions = positions
+        self.size = 0
+        """Bytes of the records' values."""
+        self.closing = False
+        """Whether there is a close mark among them: all rows before it have to be in files."""
+        self._records: dict[str, list[Record]] = defaultdict(list)
+
+    @property
+    def intervals(self) -> set[str]:
+        """The intervals of which there are records."""
+        return set(self._records)
 
     def add(self, record: Record) -> None:
         self.positions[record.partition] = record.offset + 1
         self.size += len(record.value)
-        self._records.append(record)
+        self.closing |= record.headers.get("type") == CLOSED
+        self._records[record.headers.get("interval", "")].append(record)
 
-    def decode(self) -> Decoded:
-        """Read the records; those that can't be read are told, the others count."""
+    def unwritten(self, partition: int) -> int:
+        """The first offset of a partition that is not in files."""
+        offsets = (
+            r.offset for of in self._records.values() for r in of if r.partition == partition
+        )
+        return min(offsets, default=self.positions[partition])
+
+    def forget(self, intervals: set[str]) -> None:
+        """Their records are in files."""
+        for interval in intervals:
+            self.size -= sum(len(record.value) for record in self._records.pop(interval, ()))
+        self.closing = any(r.headers.get("type") == CLOSED for r in self._records.get("", ()))
+
+    def decode(self, intervals: set[str]) -> Decoded:
+        """Read the records of some intervals; those that can't be read are told, the others count.
+
+        The interval of records that have none is "".
+        """
         decoded = Decoded()
         tables: dict[_Kind, list[tuple[int, pa.Table]]] = defaultdict(list)
-        for record in self._records:
+        for record in (r for interval in sorted(intervals) for r in self._records[interval]):
             where = f"{record.topic}/{record.partition} offset {record.offset}"
             kind = record.headers.get("type")
             try:
@@ -80,9 +108,9 @@ class Pending:
                 decoded.malformed.append(Malformed("value", f"{where}: {error}"))
         for of, batches in tables.items():
             read = Position(of.partition, self.positions[of.partition])
-            for symbol, day, table, offsets in _split(batches):
+            for symbol, part, table, offsets in _split(batches, of.interval):
                 series = Series(of.dataset, of.exchange, symbol, of.interval, of.clock)
-                decoded.rows[series][day] = Rows(table, offsets, read)
+                decoded.rows[series].append((part, Rows(table, offsets, read)))
         return decoded
 
 
@@ -107,9 +135,9 @@ def _close(record: Record, closed: Closed) -> None:
 
 
 def _split(
-    tables: list[tuple[int, pa.Table]],
-) -> list[tuple[str, date, pa.Table, npt.NDArray[np.int64]]]:
-    """(symbol, day, rows without the symbol column, offset of each) of one kind's records."""
+    tables: list[tuple[int, pa.Table]], interval: str
+) -> list[tuple[str, Part, pa.Table, npt.NDArray[np.int64]]]:
+    """(symbol, part, rows without the symbol column, offset of each) of one kind's records."""
     table = pa.concat_tables([table for _, table in tables], promote_options="default")
     table = table.unify_dictionaries().combine_chunks()
     if not len(table):
@@ -118,16 +146,17 @@ def _split(
     symbols = table["symbol"].chunk(0)
     code = symbols.indices.to_numpy()
     time = table["time"].cast(pa.int64()).to_numpy()
-    day = time // DAY_US
-    order = np.lexsort((offsets, time, day, code))
+    span = part_us(interval)
+    number = time // span
+    order = np.lexsort((offsets, time, number, code))
     table, offsets = table.drop_columns("symbol").take(order), offsets[order]
-    key = np.stack([code[order], day[order]])
+    key = np.stack([code[order], number[order]])
     starts = np.flatnonzero(np.append(True, (np.diff(key) != 0).any(axis=0)))
     names = symbols.dictionary.to_pylist()
     return [
         (
             names[key[0, start]],
-            date(1970, 1, 1) + timedelta(days=int(key[1, start])),
+            Part.of(interval, int(key[1, start]) * span),
             table.slice(start, end - start),
             offsets[start:end],
         )

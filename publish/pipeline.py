@@ -8,10 +8,8 @@ Both halves meet on the log alone, as they would as separate processes.
 
 import asyncio
 import contextlib
-import os
-import signal
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -20,23 +18,26 @@ import structlog
 from aggregate.aggregator import Aggregator
 from aggregate.shard import Rules
 from ingest.clock import ArrivalClock
-from ingest.collector import Collector, CollectorSettings
+from ingest.collector import Collector
+from ingest.collector_settings import CollectorSettings
 from ingest.errors import UserError
 from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument
 from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Fenced, Log
+from ingest.log.membership import Fixed, Membership
+from ingest.log_wait import until_answered
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
 from publish import health
 from publish.log import open_log, place
-from publish.publisher import Publisher
+from publish.publishing import Publishing
+from publish.serve import beside
 from publish.settings import Settings, Venue
-from publish.store import Store
+from publish.stopping import deadline, on_signals
+from publish.store import Store, open_store
 
 RETAIN_EVERY_S = 60.0
-STOP_S = 9.5
-"""A daemon is gone within 10 s of SIGTERM."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,30 +49,41 @@ class PipelineError(UserError):
 async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Run the pipeline until SIGTERM or SIGINT, or until `stopping` is set.
 
-    A venue that can't be reached is told and tried again while the others run. Raises `UserError`s:
-    a log or a store that can't be used.
+    A venue that can't be reached is told and tried again while the others run, a log that can't be
+    reached likewise before anything runs. Raises `UserError`s: a log or a store that can't be used.
     """
-    stopping = stopping or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-    store = Store(settings.publish.url, endpoint_url=settings.publish.s3_endpoint)
+    stopping = on_signals(stopping)
+    store = open_store(settings.publish)
     await asyncio.to_thread(store.check)
+    try:
+        async with opened(settings) as log:
+            keepers = [keeper(settings, log, *item) for item in settings.venues.enabled().items()]
+            async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
+                if await ready(settings, log, stopping):
+                    await _run(settings, log, store, keepers, stopping)
+    except Fenced as error:
+        raise taken(settings) from error
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Log]:
+    """The log, closed when the block ends."""
     log = open_log(settings.log)
     try:
-        partitions = settings.log.partitions
-        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), partitions))
-        keepers = [_keeper(settings, log, *item) for item in settings.venues.enabled().items()]
-        async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
-            await _run(settings, log, store, keepers, stopping)
-    except Fenced as error:
-        raise _taken(settings) from error
+        yield log
     finally:
         await log.close()
 
 
-def _keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
+async def ready(settings: Settings, log: Log, stopping: asyncio.Event) -> bool:
+    """Make or check the log's topics, however long it can't be reached; False at a stop before."""
+    topics = dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), settings.log.partitions)
+    await until_answered(lambda: log.create(topics), stopping, place(settings.log))
+    return not stopping.is_set()
+
+
+def keeper(settings: Settings, log: Log, name: str, venue: Venue) -> Keeper:
+    """The collectors of a venue."""
     wanted = KeeperSettings(
         name,
         venue.symbols,
@@ -100,6 +112,7 @@ def _collector(
             record_dir=ingest.record_dir,
             spool_dir=ingest.spool_dir or Path(f"{settings.log.path}.spool"),
             spool_bytes=ingest.spool_mb << 20,
+            processes=ingest.processes_per_address,
         ),
         instruments,
         log,
@@ -117,8 +130,9 @@ async def _run(
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         downstream = await stack.enter_async_context(_downstream(settings, store))
+        await stack.enter_async_context(beside(settings, store))
         tasks = [asyncio.create_task(k.run(), name="collector") for k in keepers]
-        tasks.append(asyncio.create_task(_retain(settings, log), name="retention"))
+        tasks.append(asyncio.create_task(retain(settings, log), name="retention"))
         tasks.append(asyncio.create_task(_ended(downstream), name="aggregation and publishing"))
         stop = asyncio.create_task(stopping.wait())
         _log.info("running", venues=list(settings.venues.enabled()), out=settings.publish.url)
@@ -126,7 +140,7 @@ async def _run(
         _log.info("stopping")
         stopping_all = stack.pop_all()
         ended = [task for task in tasks if task.done()]
-    with _deadline(STOP_S):
+    with deadline():
         async with stopping_all:
             await asyncio.gather(*(k.stop() for k in keepers))
             for task in (stop, *tasks[len(keepers) :]):
@@ -137,26 +151,6 @@ async def _run(
         raise PipelineError(f"{task.get_name()} ended while the pipeline was running")
     downstream.result()
     _log.info("stopped")
-
-
-@contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """End the process if the block takes longer: what hangs (a store, a lock) may for minutes.
-
-    Nothing is lost by it: what is not in files is on the log, what is not there in the spool.
-    """
-
-    def end() -> None:
-        _log.error("stopping took too long, ending at once", seconds=seconds)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 async def _ended(downstream: Future[None]) -> None:
@@ -212,53 +206,46 @@ class _Downstream:
         if self._stopping.is_set():
             self._stop.set()
         settings = self._settings
-        rules = Rules(
-            hold_ns=settings.aggregate.hold,
-            lateness_ns=settings.aggregate.lateness,
-            toxicity_reset=settings.aggregate.toxicity_reset,
-        )
         log = open_log(settings.log)
         try:
-            aggregator = Aggregator(
-                log,
-                range(settings.log.partitions),
-                rules,
-                eviction_ns=settings.aggregate.eviction,
-            )
-            publisher = Publisher(
-                log,
-                self._store,
-                flush_s=settings.publish.flush / 1e9,
-                grace_s=settings.publish.grace / 1e9,
-            )
-            await self._until_stopped(aggregator, publisher)
+            aggregator = make_aggregator(settings, log, Fixed(range(settings.log.partitions)))
+            publishing = Publishing(settings, log, self._store)
+            await self._until_stopped(aggregator, publishing)
         finally:
             await log.close()
 
-    async def _until_stopped(self, aggregator: Aggregator, publisher: Publisher) -> None:
+    async def _until_stopped(self, aggregator: Aggregator, publishing: Publishing) -> None:
         aggregating = asyncio.create_task(aggregator.run())
-        publishing = asyncio.create_task(publisher.run())
+        running = asyncio.create_task(publishing.run())
         stop = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({aggregating, publishing, stop}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({aggregating, running, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        taken = aggregating.done() and not self._stop.is_set()
+        replaced = aggregating.done() and not self._stop.is_set()
         # In this order: the publisher takes what the aggregator commits last.
         aggregator.stop()
         await asyncio.wait({aggregating})
-        publisher.stop()
-        await asyncio.gather(aggregating, publishing)
-        if taken:
-            raise _taken(self._settings)
+        publishing.stop()
+        await asyncio.gather(aggregating, running)
+        if replaced:
+            raise taken(self._settings)
 
 
-def _taken(settings: Settings) -> PipelineError:
+def make_aggregator(settings: Settings, log: Log, members: Membership) -> Aggregator:
+    chosen = settings.aggregate
+    rules = Rules(
+        hold_ns=chosen.hold, lateness_ns=chosen.lateness, toxicity_reset=chosen.toxicity_reset
+    )
+    return Aggregator(log, members, rules, eviction_ns=chosen.eviction)
+
+
+def taken(settings: Settings) -> PipelineError:
     return PipelineError(
         f"another perpflow has taken over the log {place(settings.log)}: "
         f"one pipeline runs on a log; give this one its own log.path"
     )
 
 
-async def _retain(settings: Settings, log: Log) -> None:
+async def retain(settings: Settings, log: Log) -> None:
     """Keep the log within its bounds; what is still to be read is never removed."""
     megabytes = settings.log.retention_mb
     partitions = settings.log.partitions

@@ -1,44 +1,45 @@
 """The publisher: bars from the log into day parts and month files, each bar exactly once.
 
-A flush writes what was read since the last one, folds the days that are over, and only then commits
-the offsets. So after a crash the same records are read again, and `partitions.merge` leaves out
-what the files have. Only the rows since the last flush are held in memory.
+A flush writes what was read since the last one, and only then commits the offsets; those of a day's
+close marks only once its days are folded. So after a crash the same records are read again, and
+`merging.merge` leaves out what the files have. Only rows that are not in files are held in memory.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from functools import partial
+from itertools import islice
 
 import structlog
 
 from ingest.log import Log, OffsetTrimmed, Ownership, TopicPartition
 from ingest.records import BARS_TOPIC
 from publish import metrics
+from publish.layout import Series
 from publish.open_days import OpenDays
-from publish.partitions import Series
 from publish.pending import Pending
-from publish.store import Store, StoreError
+from publish.retries import STOP_S, StoreWork, threads_for
+from publish.store import Store
 
 WAIT_S = 0.2
 READ_BYTES = 2 << 20
 PENDING_BYTES = 64 << 20
 """Bars held at most: after a long pause flushes come as fast as they can."""
-RETRY_S = (0.5, 30.0)
-STOP_S = 5.0
-"""On stop, seconds to read on to the log's end; and then, to retry a store that fails."""
+TIDY_TASKS = 32
+"""Folds or deletions between two looks at the clock."""
 
 _log = structlog.get_logger(__name__)
-Task = Callable[[], None]
 
 
 class Publisher:
     """Publishes all partitions of the bars topic into `store`.
 
-    `flush_s`: seconds between flushes. `grace_s`: seconds a folded day part stays readable. `now`:
-    Unix seconds, for that grace only. Store errors are retried until the store is back; `Fenced`
-    and other log errors end `run`.
+    `flush_s`: seconds between flushes; `flush_by_interval`: of the bars of some intervals.
+    `grace_s`: seconds a folded day part stays readable. `now`: Unix seconds, for that grace only.
+    Store errors are retried until the store is back; `Fenced` and other log errors end `run`.
     """
 
     def __init__(
@@ -48,20 +49,26 @@ class Publisher:
         *,
         group: str = "publisher",
         flush_s: float = 30.0,
+        flush_by_interval: Mapping[str, float] | None = None,
         grace_s: float = 600.0,
-        workers: int = 8,
+        workers: int | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._log = log
         self._group = group
+        self._periods = flush_by_interval or {}
         self._flush_s = flush_s
+        self._every_s = min([flush_s, *self._periods.values()])
         self._now = now
         self._days = OpenDays(store, grace_s, now)
-        self._threads = ThreadPoolExecutor(workers, "publisher")
+        self._threads = ThreadPoolExecutor(workers or threads_for(store), "publisher")
         self._stopping = asyncio.Event()
+        self._work = StoreWork(self._threads, self._stopping)
         self._owners: dict[int, Ownership] = {}
         self._committed: dict[int, int] = {}
         self._pending = Pending({})
+        self._due: dict[str, float] = {}
+        self._to_fold: dict[Series, list[date]] = {}
         self.caught_up = False
         """Whether the last look at the log found nothing unread."""
 
@@ -78,10 +85,13 @@ class Publisher:
             await self._acquire()
             await self._load()
             while not self._stopping.is_set():
-                await self._read_until(time.monotonic() + self._flush_s)
-                await self._flush()
+                due = time.monotonic() + self._every_s
+                await self._read_until(due)
+                await self._flush(self._due_intervals())
+                await self._tidy(time.monotonic() + self._every_s)
             await self._read_to_the_end(time.monotonic() + STOP_S)
-            await self._flush()
+            await self._flush(self._pending.intervals)
+            await self._tidy(time.monotonic() + STOP_S)
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -96,8 +106,10 @@ class Publisher:
 
     async def _load(self) -> None:
         found: list[Series] = []
-        await self._until_done("load", [lambda: found.extend(self._days.load())])
-        await self._until_done("load", [partial(self._days.settle, series) for series in found])
+        await self._work.until_done("load", [lambda: found.extend(self._days.load())])
+        await self._work.until_done(
+            "load", [partial(self._days.settle, series) for series in found]
+        )
 
     async def _read_until(self, deadline: float) -> None:
         """Read until the deadline (monotonic seconds), a stop, or as much as may be held."""
@@ -113,7 +125,7 @@ class Publisher:
     async def _read_to_the_end(self, deadline: float) -> None:
         while await self._read() and time.monotonic() < deadline:
             if self._pending.size >= PENDING_BYTES:
-                await self._flush()
+                await self._flush(self._pending.intervals)
 
     async def _read(self) -> bool:
         """Read some of every partition; whether there was anything."""
@@ -135,24 +147,59 @@ class Publisher:
         metrics.PENDING_BYTES.set(self._pending.size)
         return found
 
-    async def _flush(self) -> None:
-        pending = self._pending
+    def _due_intervals(self) -> set[str]:
+        """The intervals whose bars are to be written now."""
+        pending, now = self._pending, time.monotonic()
+        if pending.closing or pending.size >= PENDING_BYTES:
+            return pending.intervals
+        # A flush that comes a little early shall not make an interval wait for the next.
+        early = now + self._every_s / 2
+        due = {interval for interval in pending.intervals if self._due.get(interval, 0) <= early}
+        for interval in due:
+            self._due[interval] = now + self._periods.get(interval, self._flush_s)
+        return due
+
+    async def _flush(self, intervals: set[str]) -> None:
+        pending, days = self._pending, self._days
         with metrics.FLUSH_SECONDS.time():
             loop = asyncio.get_running_loop()
-            new = await loop.run_in_executor(self._threads, pending.decode)
+            new = await loop.run_in_executor(self._threads, pending.decode, intervals)
             for record in new.malformed:
                 _log.error("record left out", reason=record.reason, problem=record.detail)
                 metrics.MALFORMED.labels(record.reason).inc()
-            days = self._days
-            await self._until_done(
+            await self._work.until_done(
                 "write", [partial(days.write, *item) for item in new.rows.items()]
             )
-            due = days.due(new.closed)
-            await self._until_done("fold", [partial(days.fold, *item) for item in due.items()])
-            await self._commit(pending.positions)
-        self._pending = Pending(pending.positions)
+            pending.forget(intervals)
+            for series, over in days.due(new.closed).items():
+                self._to_fold[series] = over
+            await self._commit_flushed()
+        metrics.PENDING_BYTES.set(pending.size)
         metrics.LAST_FLUSH.set(self._now())
-        await self._until_done("discard", [days.discard])
+
+    async def _tidy(self, deadline: float) -> None:
+        """Fold days that are over and delete parts whose time is over, some at a time.
+
+        What is left at the deadline (monotonic seconds) waits for the next call: at midnight there
+        may be tens of thousands of files to make, and new bars shall not wait for them.
+        """
+        while self._to_fold and time.monotonic() < deadline:
+            some = dict(islice(self._to_fold.items(), TIDY_TASKS))
+            tasks = [partial(self._days.fold, *item) for item in some.items()]
+            await self._work.until_done("fold", tasks)
+            for series in some:
+                del self._to_fold[series]
+        await self._commit_flushed()
+        expired = self._days.expired()
+        while expired and time.monotonic() < deadline:
+            some_days, expired = expired[:TIDY_TASKS], expired[TIDY_TASKS:]
+            tasks = [partial(self._days.discard, *item) for item in some_days]
+            await self._work.until_done("discard", tasks)
+
+    async def _commit_flushed(self) -> None:
+        # The close marks of days that are not folded yet are to be read again after a crash.
+        if not self._to_fold:
+            await self._commit({p: self._pending.unwritten(p) for p in self._owners})
 
     async def _commit(self, positions: Mapping[int, int]) -> None:
         for partition, offset in positions.items():
@@ -160,49 +207,6 @@ class Publisher:
                 at = {(BARS_TOPIC, partition): offset}
                 await self._log.commit(self._owners[partition], offsets=at)
                 self._committed[partition] = offset
-
-    async def _until_done(self, stage: str, tasks: Sequence[Task]) -> None:
-        """Run the tasks on the threads, those that meet a `StoreError` until they don't."""
-        delay, most = RETRY_S
-        gave_up_at = None
-        while True:
-            tasks, error = await self._attempt(tasks)
-            if error is None:
-                return
-            metrics.STORE_ERRORS.labels(stage).inc(len(tasks))
-            _log.error("store failed, trying again", stage=stage, left=len(tasks), error=str(error))
-            if self._stopping.is_set():
-                gave_up_at = gave_up_at or time.monotonic() + STOP_S
-                if time.monotonic() + delay > gave_up_at:
-                    raise StoreError(
-                        f"{error} ({len(tasks)} tasks left: the next start does them)"
-                    ) from error
-            await self._sleep_unless_stopping(delay)
-            delay = min(2 * delay, most)
-
-    async def _attempt(self, tasks: Sequence[Task]) -> tuple[list[Task], StoreError | None]:
-        """Run all; those that failed for the store's sake, and the first error."""
-        loop = asyncio.get_running_loop()
-        results = await asyncio.gather(
-            *(loop.run_in_executor(self._threads, task) for task in tasks), return_exceptions=True
-        )
-        failed, first = [], None
-        for task, result in zip(tasks, results, strict=True):
-            if isinstance(result, StoreError):
-                failed.append(task)
-                first = first or result
-            elif isinstance(result, BaseException):
-                raise result
-        return failed, first
-
-    async def _sleep_unless_stopping(self, seconds: float) -> None:
-        if self._stopping.is_set():
-            await asyncio.sleep(seconds)
-            return
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
 
     def _positions(self) -> dict[TopicPartition, int]:
         return {(BARS_TOPIC, p): offset for p, offset in self._pending.positions.items()}

@@ -17,9 +17,11 @@ from aggregate.shard import END, Rules, ShardAggregator
 from ingest.errors import UserError
 from ingest.instruments import OKX, Instrument, instruments_from
 from ingest.recorded import RecordedFile, files_in_order, recorded_ticks
-from publish.partitions import Series, month_days, write_month
+from publish.layout import Series
+from publish.partitions import month_days, write_month
 from publish.progress import Progress, quiet
-from publish.store import Store
+from publish.settings import PublishSettings
+from publish.store import Store, open_store
 
 Month = tuple[Series, pa.Table, list[str]]
 """A calendar month of a series: its rows by time, and the UTC days they lie in."""
@@ -34,7 +36,10 @@ class ReplayError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """What to replay and where to. `lateness_ns` None: no tick is too late (the whole truth)."""
+    """What to replay and where to. `lateness_ns` None: no tick is too late (the whole truth).
+
+    `publish`: how to reach the store, but not which one.
+    """
 
     recordings: Sequence[Path]
     exchange: str
@@ -45,7 +50,7 @@ class ReplayOptions:
     processes: int = 1
     force: bool = False
     toxicity_reset: str = "month"
-    s3_endpoint: str | None = None
+    publish: PublishSettings = field(default_factory=PublishSettings)
 
 
 @dataclass(slots=True)
@@ -105,7 +110,7 @@ def replay(options: ReplayOptions, progress: Progress = quiet) -> ReplaySummary:
     Raises `ReplayError`, `RecordingError` or `StoreError`; nothing is published then.
     """
     started = perf_counter()
-    store = Store(options.out, endpoint_url=options.s3_endpoint)
+    store = open_store(options.publish.model_copy(update={"url": options.out}))
     store.check()
     summary = ReplaySummary(options.out)
     bars = _aggregate(options, summary, progress)
@@ -187,10 +192,10 @@ def _account(file: RecordedFile, shard: ShardAggregator, summary: ReplaySummary)
     summary.problems += file.reading.problems
     for reason, example in report.examples.items():
         summary.examples.setdefault(reason, example)
-    if file.local_from is not None and file.exchange_from is not None:
-        symbols = sorted(file.symbols)
-        shard.cover(symbols, file.local_from, file.exchange_from)
-        shard.cover_until(symbols, file.local_to, file.exchange_to)
+    for coverage in file.coverage:
+        stamps = coverage.local_from, coverage.exchange_from
+        shard.cover(coverage.symbols, *stamps, anew=coverage.anew)
+        shard.cover_until(coverage.symbols, file.local_to, file.exchange_to)
 
 
 def _months(bars: Iterable[BarBatch], exchange: str) -> Iterator[Month]:

@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from aggregate.intervals import INTERVALS
+
 _UNITS = {
     "ms": 1_000_000,
     "s": 1_000_000_000,
@@ -92,6 +94,12 @@ def _not_a_bool(value: object) -> object:
     return value
 
 
+def _interval(name: str) -> str:
+    if name not in INTERVALS:
+        raise ValueError(f"should be one of {', '.join(INTERVALS)}")
+    return name
+
+
 def _url(*schemes: str) -> Any:
     allowed = " or ".join(f"{scheme}://" for scheme in schemes)
 
@@ -119,6 +127,19 @@ Dexes = Annotated[
     BeforeValidator(_listed),
     AfterValidator(_distinct),
 ]
+Previews = Annotated[
+    list[
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^(binance-futures|okx-perps|hyperliquid-perps) \S+ \d{4}-(0[1-9]|1[0-2])$"
+            ),
+        ]
+    ],
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+]
+IntervalName = Annotated[str, AfterValidator(_interval)]
 WebsocketUrl = Annotated[str, _url("ws", "wss")]
 HttpUrl = Annotated[str, _url("http", "https")]
 
@@ -133,12 +154,14 @@ class KafkaSettings(Section):
     """A Kafka cluster as the log. `servers`: "host:port,host:port".
 
     `prefix`: before all names of topics and transactional ids. `replication`: of topics that
-    perpflow makes; by default 3, or the number of brokers if that is smaller.
+    perpflow makes; by default 3, or the number of brokers if that is smaller. `session`: after so
+    long without a sign of life of an aggregator others take its partitions.
     """
 
     servers: Annotated[str, StringConstraints(pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")]
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
     replication: Annotated[int, Number, Field(ge=1, le=32)] | None = None
+    session: Annotated[Duration, _at_least("1s")] = 10_000_000_000
     tls: bool = False
     ca_file: Path | None = None
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -230,6 +253,8 @@ class IngestSettings(Section):
     """Collectors. `record_dir`: where raw frames are recorded too; none: they are not.
 
     `refresh`: how often the venues' instrument lists are read for listings and changes.
+    `processes_per_address`: how many perpflow processes collect the same venues from this machine's
+    address; each uses that part of the venues' limits on connections, messages and REST requests.
     What the log can't take waits in `spool_dir` (by default beside the log, `<log.path>.spool`), up
     to `spool_mb` a venue, then reading pauses.
     """
@@ -240,6 +265,7 @@ class IngestSettings(Section):
     punctuation_ms: Annotated[int, Number, Field(ge=10, le=5000)] = 250
     record_dir: Path | None = None
     refresh: Annotated[Duration, _at_least("1s")] = 60_000_000_000
+    processes_per_address: Annotated[int, Number, Field(ge=1, le=100)] = 1
     spool_dir: Path | None = None
     spool_mb: Annotated[int, Number, Field(ge=1)] = 1024
 
@@ -258,12 +284,44 @@ class AggregateSettings(Section):
 
 
 class PublishSettings(Section):
-    """Where the parquet goes, how often, and for how long a folded day part stays readable."""
+    """Where the parquet goes, how often, and for how long a folded day part stays readable.
+
+    `flush_by_interval`: how often the bars of some intervals are written, where not every `flush`.
+    `raw`: whether the ticks are archived too. S3's credentials and region come from the usual AWS
+    variables and files, never from here.
+    """
 
     url: Annotated[str, _url("file", "s3")] = "file://./perpflow-data"
     flush: Annotated[Duration, _at_least("100ms")] = 30_000_000_000
+    flush_by_interval: dict[IntervalName, Annotated[Duration, _at_least("100ms")]] = {}
     grace: Duration = 600_000_000_000
+    raw: bool = True
     s3_endpoint: HttpUrl | None = None
+    s3_encryption: Literal["AES256", "aws:kms"] | None = None
+    s3_kms_key: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "PublishSettings":
+        if self.s3_kms_key and self.s3_encryption != "aws:kms":
+            raise ValueError('s3_kms_key needs s3_encryption = "aws:kms"')
+        return self
+
+
+class ApiSettings(Section):
+    """The HTTP API. `port`: `perpflow serve` takes 8080 by default, `run` serves only if it is set.
+
+    `stream_port`: where the live stream is, beside the API; none: it is not served.
+    `files_url`: scheme and host of the files' URLs, `{family}` in it is replaced by ohlcv,
+    trade-metrics, l1-metrics or raw; by default S3's own, or where the API itself was asked.
+    `previews`: what is free, as "EXCHANGE SYMBOL YYYY-MM".
+    """
+
+    port: Annotated[int, Number, Field(ge=1, le=65_535)] | None = None
+    stream_port: Annotated[int, Number, Field(ge=1, le=65_535)] | None = None
+    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
+    keys: Path = Path("perpflow-keys.json")
+    files_url: HttpUrl | None = None
+    previews: Previews = []
 
 
 class MetricsSettings(Section):
@@ -281,4 +339,5 @@ class Settings(Section):
     ingest: IngestSettings = IngestSettings()
     aggregate: AggregateSettings = AggregateSettings()
     publish: PublishSettings = PublishSettings()
+    api: ApiSettings = ApiSettings()
     metrics: MetricsSettings = MetricsSettings()

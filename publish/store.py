@@ -7,19 +7,30 @@ any moment, sees the old object or the new one, never a part.
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+from aiohttp import ClientError as ConnectionFailure
 from botocore.exceptions import BotoCoreError
+from botocore.parsers import ResponseParserError
+from s3fs.utils import FileExpired
 
 from ingest.errors import UserError
+from publish.settings import PublishSettings
 
 _PROBE = ".perpflow-write-check"
 _TEMPORARY = ".perpflow-tmp-"
 _ABANDONED_S = 3600.0
+_FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
+"""What a store that can't or won't do raises: the file system, S3's answers, the way there."""
+_S3_CONFIG = {
+    "connect_timeout": 5,
+    "read_timeout": 20,
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+}
 
 
 class StoreError(UserError):
@@ -30,19 +41,32 @@ class NotFound(StoreError):
     """There is no object of that key."""
 
 
+class Replaced(StoreError):
+    """The object was replaced while it was read in parts: read it again."""
+
+
 class Store:
     """Objects under `url`: `file:///data`, `file://./data` (relative), `s3://bucket/prefix`.
 
     S3 credentials and region come from the usual AWS environment and files; `endpoint_url` (or
-    AWS_ENDPOINT_URL_S3) names another S3 server. Methods block and may be called from any thread;
-    they raise `StoreError`.
+    AWS_ENDPOINT_URL_S3) names another S3 server. `encryption`: what S3 encrypts objects with,
+    "AES256" or "aws:kms", the latter by the key `kms_key` or the account's. Methods block and may
+    be called from any thread; they raise `StoreError`.
     """
 
-    def __init__(self, url: str, *, endpoint_url: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        endpoint_url: str | None = None,
+        encryption: str | None = None,
+        kms_key: str | None = None,
+    ) -> None:
         scheme, separator, rest = url.partition("://")
         if not separator or not rest or scheme not in ("file", "s3"):
             raise StoreError(f"{url!r} is no store: use file://DIRECTORY or s3://BUCKET/PREFIX")
         self.url = url
+        self.endpoint_url = endpoint_url
         self._local = scheme == "file"
         # Listings are never cached: other processes write too.
         if self._local:
@@ -55,7 +79,11 @@ class Store:
                 endpoint_url=endpoint_url,
                 use_listings_cache=False,
                 skip_instance_cache=True,
+                config_kwargs=_S3_CONFIG,
+                s3_additional_kwargs=_encrypted(encryption, kms_key),
             )
+            # botocore retries too, and whoever can wait longer tries again by itself.
+            self._fs.retries = 2
 
     def put(self, key: str, data: bytes) -> None:
         """Make `data` the object, durable when it returns."""
@@ -76,11 +104,16 @@ class Store:
     def get(self, key: str) -> bytes:
         """The whole object. Raises `NotFound`."""
         with self._errors("read", key, missing=True):
-            return bytes(self._fs.cat_file(self._path(key)))
+            # One request: parts fetched one by one could be of two versions of the object.
+            options = {} if self._local else {"max_concurrency": 1}
+            return bytes(self._fs.cat_file(self._path(key), **options))
 
     @contextmanager
     def reading(self, key: str) -> Iterator[Any]:
-        """A seekable binary file of the object, for ranges of large ones. Raises `NotFound`."""
+        """A seekable binary file of the object, for ranges of large ones.
+
+        All of it is of one version. Raises `NotFound`, and while it is read on S3 `Replaced`.
+        """
         # Parquet readers know which ranges they want; reading ahead would fetch them twice.
         options = {} if self._local else {"cache_type": "none"}
         with self._errors("read", key, missing=True):
@@ -101,6 +134,30 @@ class Store:
         below = f"{prefix}/" if prefix else ""
         return sorted(key for key in keys if key.startswith(below) and _TEMPORARY not in key)
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """`list`, with the bytes of each object."""
+        with self._errors("list", prefix):
+            found = self._fs.find(self._path(prefix), detail=True)
+        below = f"{self._root}/{prefix}/"
+        items = {str(path): int(info["size"]) for path, info in found.items()}
+        return {
+            path.removeprefix(f"{self._root}/"): size
+            for path, size in sorted(items.items())
+            if path.startswith(below) and _TEMPORARY not in path
+        }
+
+    def children(self, prefix: str) -> Sequence[str]:
+        """The names of the directories directly under the directory `prefix`, sorted."""
+        with self._errors("list", prefix), suppress(FileNotFoundError):
+            found = self._fs.ls(self._path(prefix), detail=True)
+            paths = (str(info["name"]) for info in found if info["type"] == "directory")
+            return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+        return []
+
+    def path(self, key: str) -> Path | None:
+        """Where a directory's store has the object; None on S3."""
+        return Path(self._path(key)) if self._local else None
+
     def delete(self, key: str) -> None:
         """Remove the object; harmless if there is none."""
         path = self._path(key)
@@ -108,7 +165,8 @@ class Store:
             self._fs.rm_file(path)
         if self._local:
             with suppress(OSError):  # not empty
-                Path(path).parent.rmdir()
+                for parent in Path(path).relative_to(self._root).parents:
+                    (Path(self._root) / parent).rmdir()
 
     def check(self) -> None:
         """Raise `StoreError` if objects can't be written here."""
@@ -135,8 +193,12 @@ class Store:
         """`missing`: the object may not be there, and that is `NotFound`."""
         try:
             yield
-        except (OSError, BotoCoreError) as error:
-            kind = NotFound if missing and isinstance(error, FileNotFoundError) else StoreError
+        except _FAILURES as error:
+            kind = StoreError
+            if missing and isinstance(error, FileNotFoundError):
+                kind = NotFound
+            elif isinstance(error, FileExpired):
+                kind = Replaced
             raise kind(f"{self.url}: can't {action} {key}: {error}") from error
 
     @contextmanager
@@ -161,6 +223,21 @@ class Store:
             yield spool
             spool.flush()
             self._fs.put_file(spool.name, self._path(key))
+
+
+def open_store(settings: PublishSettings) -> Store:
+    """The store that the settings name."""
+    return Store(
+        settings.url,
+        endpoint_url=settings.s3_endpoint,
+        encryption=settings.s3_encryption,
+        kms_key=settings.s3_kms_key,
+    )
+
+
+def _encrypted(encryption: str | None, kms_key: str | None) -> dict[str, str]:
+    wanted = {"ServerSideEncryption": encryption, "SSEKMSKeyId": kms_key}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _temporary_beside(path: Path) -> tuple[int, str]:

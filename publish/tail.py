@@ -8,7 +8,8 @@ them.
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from datetime import UTC, datetime, timedelta
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import orjson
@@ -18,21 +19,63 @@ from ingest.errors import UserError
 from ingest.log import Log, Record, TopicPartition
 from ingest.records import BARS, QUOTES, TRADES
 from publish.log import open_log
-from publish.settings import LogSettings
+from publish.settings import LogSettings, parse_duration
 
 _READ_BYTES = 1 << 20
 _BATCHES = (TRADES, QUOTES, BARS)
 
 
 @dataclass(frozen=True, slots=True)
+class Since:
+    """From the first record that was appended at that time (ns, by the log's clock) or later."""
+
+    ns: int
+
+
+Start = Literal["start", "end"] | int | Since
+"""Where to begin in every partition; a number is an offset."""
+
+
+def parse_start(text: str, now_ns: int) -> Start:
+    """`start`, `end`, an offset, an RFC 3339 time, or a duration before now such as `-10m`.
+
+    Raises ValueError saying what is allowed.
+    """
+    if text == "start":
+        return "start"
+    if text == "end":
+        return "end"
+    if text.isdecimal():
+        return int(text)
+    try:
+        if text.startswith("-"):
+            return Since(now_ns - parse_duration(text[1:]))
+        return Since(_instant(text))
+    except ValueError as error:
+        raise ValueError(
+            "should be start, end, an offset, a time like 2026-11-21T10:00:00Z,"
+            f" or -10m for ten minutes ago: {error}"
+        ) from None
+
+
+def _instant(text: str) -> int:
+    """Nanoseconds of an RFC 3339 time; one without an offset from UTC would be a guess."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f'write "{text}Z" for UTC')
+    since = time - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since // timedelta(microseconds=1)) * 1000
+
+
+@dataclass(frozen=True, slots=True)
 class TailOptions:
-    """`start`: "start", "end" or an offset. `partition`: one, or None for all of them.
+    """`partition`: one, or None for all of them.
 
     `limit`: stop after that many lines. `follow`: wait for more at the end.
     """
 
     topic: str
-    start: str = "start"
+    start: Start = "start"
     partition: int | None = None
     follow: bool = False
     limit: int | None = None
@@ -103,7 +146,9 @@ async def _starts(
         return dict(ends)
     if options.start == "start":
         return {at: (await log.bounds(*at))[0] for at in ends}
-    return dict.fromkeys(ends, int(options.start))
+    if isinstance(options.start, Since):
+        return {at: await log.offset_at(*at, options.start.ns) for at in ends}
+    return dict.fromkeys(ends, options.start)
 
 
 async def _drain(

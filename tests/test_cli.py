@@ -46,7 +46,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert perpflow("--version", cwd=tmp_path).stdout == "perpflow 0.1.0\n"
     result = perpflow("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for command in ("run", "demo", "replay", "tail", "instruments", "doctor", "check-config"):
+    for command in ("run", "demo", "serve", "keys", "replay", "tail", "doctor", "check-config"):
         assert command in result.stdout
 
 
@@ -85,7 +85,7 @@ def test_check_config_prints_the_effective_settings_without_secrets(tmp_path: Pa
             ["replay", "x.gz", "--venue", "okx-perps", "--out", "file://x", "--lateness", "5"],
             'has no unit: write "5s"',
         ),
-        (["tail", "bars", "--from", "yesterday"], 'should be "start", "end" or an offset'),
+        (["tail", "bars", "--from", "yesterday"], "should be start, end, an offset, a time"),
         (["run", "--set", "log.path"], "write NAME=VALUE"),
         (["run", "--config", "missing.toml"], "missing.toml: can't read the settings file"),
     ],

@@ -8,8 +8,9 @@ rules of `Merge` are for scalars. tests/aggregate/datasets/test_new_dataset.py h
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -49,6 +50,14 @@ _RULES: Mapping[Merge, Callable[[Groups, Array], Array]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a finished column is, in a sentence for its users: unit, and when it is null."""
+
+    about: str
+    type: Literal["float64", "int64"] = "float64"
+
+
 class Memory(Protocol):
     """What a series remembers from bar to bar (per shard, clock and interval)."""
 
@@ -62,10 +71,12 @@ class Dataset(ABC):
 
     name: ClassVar[str]
     kind: ClassVar[str]
+    about: ClassVar[str]
+    """What it measures, in a sentence for its users."""
     partial: ClassVar[Mapping[str, Merge]]
     """Partial columns and their merge."""
-    columns: ClassVar[tuple[str, ...]]
-    """Finished columns, in the order of the file; counts are int64, the rest float64."""
+    columns: ClassVar[Mapping[str, Column]]
+    """Finished columns, in the order of the file."""
 
     @abstractmethod
     def from_ticks(self, ticks: Any, groups: Groups) -> Partial:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from aggregate.datasets.base import Dataset, Memory, Merge, ratio, share
+from aggregate.datasets.base import Column, Dataset, Memory, Merge, ratio, share
 from aggregate.expanding import ExpandingZ
 from aggregate.groups import Array, Groups, Partial
 from aggregate.intervals import Interval
@@ -23,28 +23,50 @@ def _buckets() -> Iterator[tuple[str, str]]:
             yield side, size
 
 
-def _columns() -> tuple[str, ...]:
+HEAD = {
+    "taker_buy_volume": Column("Quantity bought by takers, base units."),
+    "taker_sell_volume": Column("Quantity sold by takers, base units."),
+    "taker_buy_count": Column("Number of trades whose taker bought.", "int64"),
+    "taker_sell_count": Column("Number of trades whose taker sold.", "int64"),
+    "volume_delta": Column("Taker buy volume − taker sell volume, base units."),
+    "volume_delta_notional": Column("Value bought − value sold by takers, quote units."),
+    "flow_entropy": Column(
+        "Entropy (nats, at most ln 2) of the buy share of volume: 0 is one-sided, ln 2 balanced."
+    ),
+    "flow_toxicity_score": Column(
+        "Product of the z-scores of volume_delta_notional and of realised volatility, both over "
+        "the bars of the month so far; null for the month's first bar."
+    ),
+    "taker_buy_sell_ratio": Column("Buy volume / sell volume; null without sells."),
+    "taker_buy_sell_count_ratio": Column("Buy count / sell count; null without sells."),
+    "taker_buy_sell_percentage": Column("Buy volume's share of the volume, from 0 to 1."),
+    "taker_buy_sell_count_percentage": Column("Buys' share of the trades, from 0 to 1."),
+}
+SIZE_CLASSES = {
+    "small": "small (notional below 100)",
+    "medium": "medium (notional from 100, below 1000)",
+    "large": "large (notional of 1000 or more)",
+}
+
+
+def _columns() -> dict[str, Column]:
     """DATASETS.md's order: 12 figures, then by side and size, then the shares."""
-    head = [
-        "taker_buy_volume",
-        "taker_sell_volume",
-        "taker_buy_count",
-        "taker_sell_count",
-        "volume_delta",
-        "volume_delta_notional",
-        "flow_entropy",
-        "flow_toxicity_score",
-        "taker_buy_sell_ratio",
-        "taker_buy_sell_count_ratio",
-        "taker_buy_sell_percentage",
-        "taker_buy_sell_count_percentage",
-    ]
+    columns = dict(HEAD)
     for side, size in _buckets():
-        head += [f"taker_{side}_{size}_order_volume", f"taker_{side}_{size}_order_count"]
+        label, trades = f"taker_{side}_{size}_order", f"{SIZE_CLASSES[size]} taker {side}s"
+        columns[f"{label}_volume"] = Column(f"Value of {trades}, quote units.")
+        columns[f"{label}_count"] = Column(f"Number of {trades}.", "int64")
     for side in SIDES:
-        head += [f"taker_{side}_{size}_order_percentage" for size in SIZES]
-        head += [f"taker_{side}_{size}_order_count_percentage" for size in SIZES]
-    return tuple(head)
+        for size, which in SIZE_CLASSES.items():
+            columns[f"taker_{side}_{size}_order_percentage"] = Column(
+                f"Value of {which} taker {side}s / quantity of all taker {side}s: unbounded, the "
+                "three sizes sum to the side's VWAP; null without trades of the side."
+            )
+        for size, which in SIZE_CLASSES.items():
+            columns[f"taker_{side}_{size}_order_count_percentage"] = Column(
+                f"Share of {which} trades among the taker {side}s, from 0 to 1; null without any."
+            )
+    return columns
 
 
 def squared_returns(price: Array, groups: Groups) -> F64:
@@ -71,6 +93,7 @@ class Flow(Dataset):
 
     name = "flow"
     kind = "trades"
+    about = "Taker order flow by side and by size of trade: volume, counts, entropy, toxicity."
     partial: ClassVar = {
         "first": Merge.FIRST,
         "last": Merge.LAST,

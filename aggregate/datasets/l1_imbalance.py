@@ -3,12 +3,18 @@
 from typing import ClassVar
 
 from aggregate.datasets.base import Dataset, Memory, Merge, ratio
-from aggregate.datasets.quotes import last_two_sided, sum_and_count
+from aggregate.datasets.quotes import last_two_sided, sum_and_count, with_averages
 from aggregate.groups import Array, Groups, Partial
 from aggregate.intervals import Interval
 from ingest.ticks import I32, I64, Quotes
 
-COLUMNS = ("imbalance", "imbalance_ratio", "bid_ask_ratio", "bid_percentage", "ask_percentage")
+COLUMNS = {
+    "imbalance": "Best bid quantity − best ask quantity, base units",
+    "imbalance_ratio": "(bid − ask) / (bid + ask) of the best quantities, from −1 to 1",
+    "bid_ask_ratio": "Best bid quantity / best ask quantity",
+    "bid_percentage": "Best bid quantity's share of both, from 0 to 1",
+    "ask_percentage": "Best ask quantity's share of both, from 0 to 1",
+}
 
 
 def _figures(bid: Array, ask: Array) -> Partial:
@@ -28,13 +34,14 @@ class L1Imbalance(Dataset):
 
     name = "l1_imbalance"
     kind = "quotes"
+    about = "Best bid quantity against best ask quantity."
     partial: ClassVar = {
         "bid_qty": Merge.LAST_VALID,
         "ask_qty": Merge.LAST_VALID,
         **{f"{name}_sum": Merge.SUM for name in COLUMNS},
         **{f"{name}_n": Merge.TOTAL for name in COLUMNS},
     }
-    columns = COLUMNS + tuple(f"{name}_avg" for name in COLUMNS)
+    columns = with_averages(COLUMNS)
 
     def from_ticks(self, ticks: Quotes, groups: Groups) -> Partial:
         out = last_two_sided(ticks, groups)

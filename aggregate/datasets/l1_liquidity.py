@@ -5,20 +5,26 @@ from typing import ClassVar
 import numpy as np
 
 from aggregate.datasets.base import Dataset, Memory, Merge, ratio
-from aggregate.datasets.quotes import last_defined, last_two_sided, own_side, sum_and_count
+from aggregate.datasets.quotes import (
+    last_defined,
+    last_two_sided,
+    own_side,
+    sum_and_count,
+    with_averages,
+)
 from aggregate.groups import Array, Groups, Partial
 from aggregate.intervals import Interval
 from ingest.ticks import I32, I64, Quotes
 
-COLUMNS = (
-    "spread",
-    "spread_bps",
-    "spread_depth_ratio",
-    "total_depth",
-    "dollar_depth_bid",
-    "dollar_depth_ask",
-    "total_dollar_depth",
-)
+COLUMNS = {
+    "spread": "Best ask price − best bid price, quote units",
+    "spread_bps": "Spread in basis points of the midprice",
+    "spread_depth_ratio": "Spread / total depth",
+    "total_depth": "Best bid quantity + best ask quantity, base units",
+    "dollar_depth_bid": "Best bid price times its quantity, quote units",
+    "dollar_depth_ask": "Best ask price times its quantity, quote units",
+    "total_dollar_depth": "Dollar depth of both sides, quote units",
+}
 OF_ONE_SIDE = ("dollar_depth_bid", "dollar_depth_ask")
 
 
@@ -42,13 +48,14 @@ class L1Liquidity(Dataset):
 
     name = "l1_liquidity"
     kind = "quotes"
+    about = "Spread and depth at the best bid and ask."
     partial: ClassVar = {
         **{f"{side}_{of}": Merge.LAST_VALID for side in ("bid", "ask") for of in ("price", "qty")},
         **dict.fromkeys(OF_ONE_SIDE, Merge.LAST_VALID),
         **{f"{name}_sum": Merge.SUM for name in COLUMNS},
         **{f"{name}_n": Merge.TOTAL for name in COLUMNS},
     }
-    columns = COLUMNS + tuple(f"{name}_avg" for name in COLUMNS)
+    columns = with_averages(COLUMNS)
 
     def from_ticks(self, ticks: Quotes, groups: Groups) -> Partial:
         out = last_two_sided(ticks, groups)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from aggregate.datasets.base import Dataset, Memory, Merge, ratio
+from aggregate.datasets.base import Column, Dataset, Memory, Merge, ratio
 from aggregate.datasets.quotes import last_defined, last_two_sided, own_side, sum_and_count
 from aggregate.groups import Array, Groups, Partial
 from aggregate.intervals import NS, Interval
@@ -22,6 +22,7 @@ class L1Price(Dataset):
 
     name = "l1_price"
     kind = "quotes"
+    about = "Best prices and quantities, midprice and micro-price, average quotes, quote activity."
     partial: ClassVar = {
         **{f"{side}_{of}": Merge.LAST_VALID for side in SIDES for of in ("price", "qty")},
         **{f"{side}_own_{of}": Merge.LAST_VALID for side in SIDES for of in ("price", "qty")},
@@ -34,20 +35,22 @@ class L1Price(Dataset):
         "last_ns": Merge.LAST,
         "updates": Merge.TOTAL,
     }
-    columns = (
-        "bid_price",
-        "bid_amount",
-        "ask_price",
-        "ask_amount",
-        "midprice",
-        "weighted_midprice",
-        "bid_price_twap",
-        "ask_price_twap",
-        "bid_price_vwap",
-        "ask_price_vwap",
-        "quote_update_frequency",
-        "avg_update_interval",
-    )
+    columns: ClassVar = {
+        "bid_price": Column("Best bid price at the last update, quote units."),
+        "bid_amount": Column("Quantity at the best bid at the last update, base units."),
+        "ask_price": Column("Best ask price at the last update, quote units."),
+        "ask_amount": Column("Quantity at the best ask at the last update, base units."),
+        "midprice": Column("(bid + ask) / 2 at the last update."),
+        "weighted_midprice": Column(
+            "Micro-price at the last update: each price weighted by the other side's quantity."
+        ),
+        "bid_price_twap": Column("Best bid price, weighted by how long it stood."),
+        "ask_price_twap": Column("Best ask price, weighted by how long it stood."),
+        "bid_price_vwap": Column("Best bid price, weighted by the quantity at each update."),
+        "ask_price_vwap": Column("Best ask price, weighted by the quantity at each update."),
+        "quote_update_frequency": Column("Quote updates per second."),
+        "avg_update_interval": Column("Seconds of the window per quote update."),
+    }
 
     def from_ticks(self, ticks: Quotes, groups: Groups) -> Partial:
         assert groups.ts is not None

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from aggregate.datasets.base import Dataset, Memory, Merge
+from aggregate.datasets.base import Column, Dataset, Memory, Merge
 from aggregate.groups import Groups, Partial
 from aggregate.intervals import Interval
 from ingest.ticks import I32, I64, Trades
@@ -11,6 +11,7 @@ from ingest.ticks import I32, I64, Trades
 class Ohlcv(Dataset):
     name = "ohlcv"
     kind = "trades"
+    about = "Candles: first, highest, lowest and last trade price, and the volume traded."
     partial: ClassVar = {
         "open": Merge.FIRST,
         "high": Merge.MAX,
@@ -19,7 +20,14 @@ class Ohlcv(Dataset):
         "volume": Merge.SUM,
         "volume_notional": Merge.SUM,
     }
-    columns = tuple(partial)
+    columns: ClassVar = {
+        "open": Column("Price of the window's first trade, quote units."),
+        "high": Column("Highest trade price, quote units."),
+        "low": Column("Lowest trade price, quote units."),
+        "close": Column("Price of the window's last trade, quote units."),
+        "volume": Column("Quantity traded, base units."),
+        "volume_notional": Column("Value traded, price times quantity, quote units."),
+    }
 
     def from_ticks(self, ticks: Trades, groups: Groups) -> Partial:
         return {

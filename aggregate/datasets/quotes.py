@@ -5,10 +5,20 @@ instant; without one, columns of both sides are null and each side's own columns
 last. Averages skip the updates for which they are undefined (DATASETS.md, l1_imbalance).
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from aggregate.datasets.base import Column
 from aggregate.groups import Array, Groups, Partial
 from ingest.ticks import F64, I64, Quotes
+
+
+def with_averages(figures: Mapping[str, str]) -> dict[str, Column]:
+    """The figures' last values, then their averages; `figures`: what each is."""
+    last = {name: Column(f"{what}; at the last update.") for name, what in figures.items()}
+    mean = {f"{name}_avg": Column(f"{what}; mean of updates.") for name, what in figures.items()}
+    return last | mean
 
 
 def last_defined(groups: Groups, defined: Array, *values: Array) -> list[Array]:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from aggregate.datasets.base import Dataset, Memory, Merge, ratio
+from aggregate.datasets.base import Column, Dataset, Memory, Merge, ratio
 from aggregate.groups import Groups, Partial
 from aggregate.intervals import Interval
 from ingest.ticks import I32, I64, Trades
@@ -11,13 +11,17 @@ from ingest.ticks import I32, I64, Trades
 class Vtwap(Dataset):
     name = "vtwap"
     kind = "trades"
+    about = "Average trade prices: weighted by volume, and each trade alike."
     partial: ClassVar = {
         "notional": Merge.SUM,
         "qty": Merge.SUM,
         "price": Merge.SUM,
         "fills": Merge.TOTAL,
     }
-    columns = ("vwap", "twap")
+    columns: ClassVar = {
+        "vwap": Column("Volume-weighted average price: value traded / quantity traded."),
+        "twap": Column("Plain mean of the trade prices, each fill counted once."),
+    }
 
     def from_ticks(self, ticks: Trades, groups: Groups) -> Partial:
         single = bool((ticks.count == 1).all())

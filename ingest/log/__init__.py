@@ -108,6 +108,13 @@ class Log(ABC):
         """(first offset still kept, next offset to be written)."""
 
     @abstractmethod
+    async def offset_at(self, topic: str, partition: int, time_ns: int) -> int:
+        """The offset from which to read for all that was appended at `time_ns` or later.
+
+        By the records' `appended_ns`; the next offset to be written if there is no such record.
+        """
+
+    @abstractmethod
     async def wait(self, positions: Mapping[TopicPartition, int], timeout: float) -> bool:
         """Wait until a partition has a record at or after its position, or `timeout` seconds.
 
@@ -130,6 +137,10 @@ class Log(ABC):
 
         Raises `Fenced` if `owner` is no longer the newest. After a `LogError` acquire again.
         """
+
+    @abstractmethod
+    async def release(self, owner: Ownership) -> None:
+        """Give the ownership up: a later commit with it raises `Fenced`. Raises nothing."""
 
     @abstractmethod
     async def committed(self, group: str) -> dict[TopicPartition, int]:

@@ -27,14 +27,13 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import ConsumerRecord
 from aiokafka.structs import TopicPartition as KafkaPartition
 
 from ingest.log import (
-    Fenced,
     Log,
     LogError,
     NewRecord,
@@ -42,12 +41,15 @@ from ingest.log import (
     Ownership,
     Record,
     TopicPartition,
+    kafka_owner,
     kafka_state,
     kafka_topics,
 )
-from ingest.log.kafka_client import At, KafkaClient, explained
+from ingest.log.kafka_client import At, KafkaClient
 from ingest.log.kafka_options import KafkaOptions
-from ingest.log.kafka_producer import Producer, TransactionalProducer
+from ingest.log.kafka_owner import SETTLE_S
+from ingest.log.kafka_producer import Producer
+from ingest.log.kafka_reasons import explained, seen
 from ingest.log.kafka_sizes import RecordSizes
 from ingest.log.kafka_state import Offsets, Raw
 
@@ -56,8 +58,6 @@ WAIT_BYTES = 1 << 20
 """Fetched of each partition that `wait` finds records in; `read` starts with them."""
 LONG_POLL_S = 5.0
 BEYOND_S = 0.05
-SETTLE_S = 0.005
-"""Between looks whether our own commit, or an open transaction before it, is there to read."""
 
 
 @dataclass(slots=True)
@@ -69,17 +69,6 @@ class _Held:
     next: int
 
 
-@dataclass(slots=True)
-class _Owner:
-    """`parts`: of how many each state key's value is."""
-
-    epoch: int
-    producer: TransactionalProducer
-    offsets: Offsets
-    parts: dict[str, int]
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class KafkaLog(Log):
     """The log on the cluster of `options`; it connects at first use, on the loop that uses it."""
 
@@ -89,8 +78,7 @@ class KafkaLog(Log):
         self._connecting = asyncio.Lock()
         self._closed = False
         self._producer = Producer(options)
-        self._owners: dict[tuple[str, int], _Owner] = {}
-        self._acquiring: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._owners = kafka_owner.Owners(options, self._name)
         self._counts: dict[str, int] = {}
         self._held: dict[At, _Held] = {}
         self._written: dict[At, int] = {}  # the offset after the last record written here
@@ -118,7 +106,7 @@ class KafkaLog(Log):
             async with explained(self._name):
                 numbers = (await client.metadata()).partitions_for_topic(name)
                 if not numbers:
-                    raise LogError(f"{self._name}: no topic {name!r}")
+                    raise LogError(f"{self._name}: no topic {name!r}, or it may not be described")
                 await client.follow(name)
             self._counts[topic] = len(numbers)
         return self._counts[topic]
@@ -159,6 +147,14 @@ class KafkaLog(Log):
                     return first, end
                 await asyncio.sleep(SETTLE_S)
 
+    async def offset_at(self, topic: str, partition: int, time_ns: int) -> int:
+        at = await self._at(topic, partition)
+        client = await self._connected()
+        _, end = await self.bounds(topic, partition)
+        async with explained(self._name):
+            found = (await client.offsets([at], -(-time_ns // 1_000_000)))[at]
+        return end if found < 0 else found
+
     async def wait(self, positions: Mapping[TopicPartition, int], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         wanted = {await self._at(*place): offset for place, offset in positions.items()}
@@ -194,27 +190,9 @@ class KafkaLog(Log):
 
     async def acquire(self, group: str, partition: int) -> Ownership:
         at = await self._at(kafka_topics.STATE, partition)
-        key = (group, partition)
         client = await self._connected()
-        async with self._acquiring[key], explained(self._name):
-            if key in self._owners:
-                await self._owners.pop(key).producer.close()
-            name = f"{self.options.prefix}{group}-{partition}"
-            producer = await TransactionalProducer.open(
-                self.options, name, f"{self._name}: {group}/{partition}"
-            )
-            try:
-                # To the end of what is replicated: others' open transactions are waited for,
-                # or what was committed behind them would be missed.
-                end = (await client.offsets([at], -1, committed=False))[at]
-                records = [raw async for _, raw in self._raw_state(at, 0, end)]
-                state = kafka_state.fold(records, group)
-            except BaseException:
-                await producer.close()
-                raise
-            parts = kafka_state.part_counts(state.values)
-            self._owners[key] = _Owner(producer.epoch, producer, dict(state.offsets), parts)
-            return Ownership(group, partition, producer.epoch, state.values, state.offsets)
+        async with explained(self._name):
+            return await self._owners.acquire(client, group, partition, at)
 
     async def commit(
         self,
@@ -226,7 +204,9 @@ class KafkaLog(Log):
         raw = await self._raw(records)
         at = await self._at(kafka_topics.STATE, owner.partition)
         # A transaction that has begun is ended, also if the caller is cancelled.
-        await asyncio.shield(self._commit(owner, raw, at, state or {}, offsets or {}))
+        work = asyncio.ensure_future(self._commit(owner, raw, at, state or {}, offsets or {}))
+        work.add_done_callback(seen)
+        await asyncio.shield(work)
 
     async def _commit(
         self,
@@ -236,26 +216,14 @@ class KafkaLog(Log):
         state: Mapping[str, bytes | None],
         offsets: Mapping[TopicPartition, int],
     ) -> None:
-        key = (owner.group, owner.partition)
-        own = self._owners.get(key)
-        if own is None or own.epoch != owner.epoch:
-            raise Fenced(f"{self._name}: {owner.group}/{owner.partition} has a newer owner")
-        async with own.lock, explained(self._name):
-            after = {**own.offsets, **offsets}
-            changes = kafka_state.encode(owner.group, state, own.parts, after)
-            try:
-                ends = await own.producer.commit({**raw, at: changes})
-            finally:
-                if own.producer.lost:
-                    await self._let_go(key, own)
-            own.offsets = after
-            own.parts |= kafka_state.part_counts(state)
-            self._written.update(ends)
+        async with explained(self._name):
+            self._written.update(await self._owners.commit(owner, raw, at, state, offsets))
 
-    async def _let_go(self, key: tuple[str, int], own: _Owner) -> None:
-        if self._owners.get(key) is own:
-            del self._owners[key]
-        await own.producer.close()
+    async def release(self, owner: Ownership) -> None:
+        await self._owners.release(owner)
+        # What was fetched for it and not read takes memory.
+        for at in [at for at in self._held if at[1] == owner.partition]:
+            del self._held[at]
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         found: Offsets = {}
@@ -297,10 +265,8 @@ class KafkaLog(Log):
         if self._closed:
             return
         self._closed = True
-        await self._producer.close()
-        for own in self._owners.values():
-            await own.producer.close()
-        self._owners.clear()
+        # Side by side: where no broker answers each of them takes some seconds.
+        await asyncio.gather(self._producer.close(), self._owners.close())
         if self._client is not None:
             await self._client.close()
 
@@ -377,19 +343,6 @@ class KafkaLog(Log):
                 await asyncio.sleep(SETTLE_S)
             following = got.next
 
-    async def _raw_state(self, at: At, offset: int, end: int) -> AsyncIterator[tuple[int, Raw]]:
-        """(next offset, record) of a state partition from `offset` to `end` and what follows it."""
-        client = await self._connected()
-        while True:
-            got = (await client.fetch({at: offset}, READ_BYTES))[at]
-            for record in got.records:
-                yield record.offset + 1, (record.key, record.value, record.headers)
-            if got.next == offset:
-                if offset >= end:
-                    return
-                await asyncio.sleep(SETTLE_S)
-            offset = got.next
-
     async def _all_offsets(self) -> list[dict[str, Offsets]]:
         """The committed offsets of every group, by partition of the state topic."""
         count = await self.partitions(kafka_topics.STATE)
@@ -400,9 +353,9 @@ class KafkaLog(Log):
         at = (self.options.prefix + kafka_topics.STATE, partition)
         following, groups = self._offsets.get(partition, (0, {}))
         groups = dict(groups)
-        async for after, (key, value, _) in self._raw_state(
-            at, following, self._written.get(at, 0)
-        ):
+        client = await self._connected()
+        end = self._written.get(at, 0)
+        async for after, (key, value, _) in kafka_owner.read_state(client, at, following, end):
             following = after
             group = kafka_state.group_of_offsets(key)
             if group is not None:

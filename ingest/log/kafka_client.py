@@ -6,14 +6,14 @@ here, with aiokafka's client (connections, versions, metadata, TLS, SASL) and re
 """
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.cluster import ClusterMetadata
@@ -24,14 +24,17 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import ConsumerRecord
 from aiokafka.structs import TopicPartition as KafkaPartition
 
-from ingest.log import LogError
+from ingest.log import kafka_reasons
 from ingest.log.kafka_options import KafkaOptions
+from ingest.log.kafka_reasons import bootstrapped, cause
 
 RETRY_S = 60.0
 """How long reading outlives a broker that is down or a partition without a leader."""
 BACKOFF_S = 0.1
 FETCH_BYTES = 32 << 20
 """Of one answer over all of its partitions."""
+
+_log = structlog.get_logger(__name__)
 
 At = tuple[str, int]
 """A topic, by its name in Kafka, and a partition."""
@@ -46,35 +49,22 @@ class Fetched:
     out_of_range: bool = False
 
 
-@contextlib.asynccontextmanager
-async def explained(where: str) -> AsyncIterator[None]:
-    """aiokafka's errors as `LogError`s of one line that says where and why."""
-    try:
-        yield
-    except errors.KafkaError as error:
-        raise LogError(f"{where}: {cause(error)}") from error
-    except (OSError, TimeoutError) as error:
-        raise LogError(f"{where}: {str(error) or type(error).__name__}") from error
-
-
-def cause(error: errors.KafkaError) -> str:
-    """The reason in words: the broker's description where the error brings none itself."""
-    detail = "; ".join(str(item) for item in error.args if item)
-    name = type(error).__name__.removesuffix("Error")
-    return f"{name}: {detail or getattr(error, 'description', None) or error}"
-
-
 class KafkaClient:
     """Reads from a cluster. Not started until `start`; one event loop's."""
 
     def __init__(self, options: KafkaOptions) -> None:
+        self._options = options
         self._client = AIOKafkaClient(**options.arguments())
         # A broker answers one connection's requests in order: a long poll needs its own.
         self._idle: list[int] = []
         self._groups = itertools.count(max(ConnectionGroup) + 1)
 
     async def start(self) -> None:
-        await self._client.bootstrap()
+        """Raises `LogError` with the reason if no broker can be used."""
+
+        if self._options.sasl == "PLAIN" and not self._options.tls:
+            _log.warning("log.kafka.password goes in the clear: set log.kafka.tls, or use SCRAM")
+        await bootstrapped(self._client.bootstrap(), self._options)
 
     async def close(self) -> None:
         await self._client.close()
@@ -82,6 +72,13 @@ class KafkaClient:
     async def metadata(self) -> ClusterMetadata:
         """Topics, partitions and brokers as they are now; asks for all topics, so makes none."""
         return await self._client.fetch_all_metadata()
+
+    async def forbidden(self, topics: Collection[str]) -> set[str]:
+        """Which of those topics, that exist, we may not describe: `metadata` leaves them out."""
+        cluster = ClusterMetadata()
+        if not topics or await self._client._metadata_update(cluster, topics):
+            return set(cluster.unauthorized_topics)
+        raise errors.NodeNotReadyError("no broker answers")
 
     async def follow(self, topic: str) -> None:
         """Keep the leaders of that existing topic's partitions up to date."""
@@ -152,15 +149,21 @@ class KafkaClient:
         return found
 
     async def _retried(self, wanted: Mapping[At, int], ask: Any) -> dict[At, Any]:
-        deadline = time.monotonic() + RETRY_S
+        begun = said = time.monotonic()
         while True:
             try:
                 parts = self._by_leader(wanted)
                 answers = await asyncio.gather(*(ask(node, part) for node, part in parts.items()))
                 return {at: found for answer in answers for at, found in answer.items()}
             except errors.KafkaError as error:
-                if not error.retriable or time.monotonic() > deadline:
+                now = time.monotonic()
+                if not error.retriable or now > begun + RETRY_S:
                     raise
+                if now > said + kafka_reasons.SAY_S:
+                    said = now
+                    reason = await kafka_reasons.unreachable(self._options)
+                    topics = ", ".join(sorted({topic for topic, _ in wanted}))
+                    kafka_reasons.say(f"read {topics}", now - begun, reason or cause(error))
             await asyncio.sleep(BACKOFF_S)
             await self._client.force_metadata_update()
 

@@ -26,7 +26,9 @@ STATE = "state"
 DEFAULT_REPLICATION = 3
 READY_S = 30.0
 MAX_RECORD_BYTES = 4 << 20
-"""`max.message.bytes` of topics made here; Kafka's default of 1 MB is one large batch."""
+"""`max.message.bytes` of topics made here."""
+MIN_RECORD_BYTES = 1_048_588
+"""Kafka's default, and what a full batch takes: less than that of a topic is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ async def ensure(
     missing = before.missing()
     if not missing:
         return []
-    await _make(admin, missing, before.replicas)
+    existed = await _make(admin, missing, before.replicas)
+    if hidden := await client.forbidden(existed):
+        raise LogError(f"topic {', '.join(sorted(hidden))} exists, but may not be described")
     deadline = time.monotonic() + READY_S
     while not await _ready(client, [topic.name for topic in missing]):
         if time.monotonic() > deadline:
@@ -152,16 +156,20 @@ async def _ready(client: KafkaClient, names: list[str]) -> bool:
     )
 
 
-async def _make(admin: AIOKafkaAdminClient, plan: list[TopicPlan], replicas: int) -> None:
-    """Create them; that another process was faster is fine: the check comes after."""
+async def _make(admin: AIOKafkaAdminClient, plan: list[TopicPlan], replicas: int) -> list[str]:
+    """Create them, and return those that exist already: the check comes after."""
     new = [
         NewTopic(topic.name, topic.partitions, replicas, topic_configs=dict(topic.config))
         for topic in plan
     ]
     response = await admin.create_topics(new)
+    existed = []
     for name, code, *message in response.topic_errors:
-        if code and code != TopicAlreadyExistsError.errno:
+        if code == TopicAlreadyExistsError.errno:
+            existed.append(name)
+        elif code:
             raise LogError(f"topic {name} was not made: {(message or [None])[0] or for_code(code)}")
+    return existed
 
 
 async def _find(
@@ -203,7 +211,19 @@ def mismatch(plan: TopicPlan, found: TopicFound) -> str | None:
     kept, wanted = (int(of.config.get("retention.ms", -1)) for of in (found, plan))
     if not compacted and 0 <= kept < wanted:
         return f"has retention.ms={kept}, less than {wanted}"
+    largest = int(found.config.get("max.message.bytes", MIN_RECORD_BYTES))
+    if largest < MIN_RECORD_BYTES:
+        return f"has max.message.bytes={largest}, less than {MIN_RECORD_BYTES}"
+    return _in_doubt(found)
+
+
+def _in_doubt(found: TopicFound) -> str | None:
+    """Why an acknowledged record might be lost with one broker, or none acknowledged."""
     in_sync = int(found.config.get("min.insync.replicas", 1))
     if in_sync > found.replicas:
         return f"has min.insync.replicas={in_sync} of {found.replicas} replicas: no write can pass"
+    if in_sync < 2 < found.replicas:
+        return f"has min.insync.replicas=1 of {found.replicas} replicas: set it to 2 or more"
+    if found.config.get("unclean.leader.election.enable") == "true":
+        return "has unclean.leader.election.enable=true: it may lose what was acknowledged"
     return None

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,6 +98,12 @@ class SqliteLog(Log):
             self._reader, lambda: _bounds(self._read, self._id(self._read, topic, partition))
         )
 
+    async def offset_at(self, topic: str, partition: int, time_ns: int) -> int:
+        return await self._run(
+            self._reader,
+            lambda: _offset_at(self._read, self._id(self._read, topic, partition), time_ns),
+        )
+
     async def wait(self, positions: Mapping[TopicPartition, int], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         version = -1
@@ -126,6 +132,10 @@ class SqliteLog(Log):
         await self._run(
             self._writer, lambda: self._commit(owner, records, state or {}, offsets or {})
         )
+
+    async def release(self, owner: Ownership) -> None:
+        with suppress(LogError):  # a file that can't be written can't be committed to either
+            await self._run(self._writer, lambda: self._release(owner))
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         rows = await self._run(
@@ -321,6 +331,13 @@ class SqliteLog(Log):
                 [(*key, *partition, offset) for partition, offset in offsets.items()],
             )
 
+    def _release(self, owner: Ownership) -> None:
+        with _transaction(self._write):
+            self._write.execute(
+                "UPDATE owners SET epoch = epoch + 1 WHERE name = ? AND number = ? AND epoch = ?",
+                (owner.group, owner.partition, owner.epoch),
+            )
+
     def _retain(
         self, topic: str, partition: int, oldest_ns: int | None, max_bytes: int | None
     ) -> int:
@@ -422,6 +439,14 @@ def _transaction(db: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[No
 def _partition_count(db: sqlite3.Connection, topic: str) -> int:
     row = db.execute("SELECT count(*) FROM partitions WHERE topic = ?", (topic,)).fetchone()
     return int(row[0])
+
+
+def _offset_at(db: sqlite3.Connection, table: int, time_ns: int) -> int:
+    found = db.execute(
+        f"SELECT offset FROM records_{table} WHERE appended_ns >= ? ORDER BY offset LIMIT 1",
+        (time_ns,),
+    ).fetchone()
+    return int(found[0]) if found else _bounds(db, table)[1]
 
 
 def _bounds(db: sqlite3.Connection, table: int) -> tuple[int, int]:

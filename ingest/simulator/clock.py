@@ -25,3 +25,7 @@ class MarketClock:
     def pause(self) -> None:
         self._gone = self.now()
         self._since = None
+
+    def slip(self, nanoseconds: int) -> None:
+        """Set it back by so much market time."""
+        self._gone -= nanoseconds

@@ -49,6 +49,8 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self.sent_at = self.pinged_at = monotonic()
         self.outbox: list[bytes] = []
+        self.messages = 0
+        """Messages sent: each may be the last thing that a connection that breaks took with it."""
         self._stalled = False
 
     # -- asyncio.Protocol
@@ -80,17 +82,20 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
+        """Whether what is put into the outbox reaches the client."""
         return (
-            self._websocket is not None
+            not self._stalled
+            and self._websocket is not None
             and self._websocket.state is OPEN
             and not self._transport.is_closing()
         )
 
     def flush(self) -> None:
-        """Send what is in the outbox: wire bytes made by `wire`."""
+        """Send what is in the outbox: messages made by `wire`."""
         if self.outbox:
-            if self.is_open and not self._stalled:
+            if self.is_open:
                 self._transport.write(b"".join(self.outbox))
+                self.messages += len(self.outbox)
                 self.sent_at = monotonic()
             self.outbox.clear()
 
@@ -100,12 +105,12 @@ class Connection(asyncio.Protocol):
 
     def ping(self) -> None:
         self.pinged_at = monotonic()
-        if self._websocket is not None and self.is_open and not self._stalled:
+        if self._websocket is not None and self.is_open:
             self._websocket.send_ping(b"%d" % int(self.pinged_at * 1000))
             self._send(self._websocket)
 
     def close(self, code: int, reason: str) -> None:
-        if self._websocket is not None and self.is_open and not self._stalled:
+        if self._websocket is not None and self.is_open:
             self._websocket.send_close(code, reason)
             self._send(self._websocket)
 

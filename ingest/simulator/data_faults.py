@@ -7,7 +7,8 @@
         Fault("shift", chance=0.001, n=20, by_s=-3.0),          # exchange time steps back
     ], throttles=[Throttle(429, chance=0.1, retry_after_s=1)])
 
-What is drawn for a stream depends on the seed and the stream's own events alone.
+What is drawn for a stream depends on the seed and the stream's own events alone. A shift is the
+venue's own stamp of an event: its history has it too. The other faults are of what is pushed.
 """
 
 import re
@@ -75,17 +76,25 @@ class DataFaults:
         self._throttles = tuple(throttles)
         self._rest = Random(f"{seed}|rest")
         self._streams: dict[tuple[str, str], _Stream] = {}
+        self._stamps: dict[tuple[str, str], _Stream] = {}
         self._delayed: dict[str, list[tuple[int, int, Event]]] = {}
+        self._holding: dict[str, set[_Stream]] = {}
         self._count = 0
         self.struck: Counter[str] = Counter()
 
+    def stamped(self, exchange: str, event: Event, since_ns: int) -> Event:
+        """The event as the venue makes it, `since_ns` after the market's start."""
+        stream = self._stream(self._stamps, exchange, event[1], shifts=True)
+        if not stream.faults:
+            return event
+        ((_, found),) = stream.take(event, since_ns / _NS, self.struck)
+        return found
+
     def pushed(self, exchange: str, event: Event, since_ns: int) -> list[Event]:
         """What goes out now that `event` is due, `since_ns` after the market's start."""
-        stream = self._streams.get((exchange, event[1]))
-        if stream is None:
-            faults = [f for f in self._faults if fnmatchcase(event[1], f.streams)]
-            stream = _Stream(Random(f"{self._seed}|{exchange}|{event[1]}"), faults)
-            self._streams[exchange, event[1]] = stream
+        stream = self._stream(self._streams, exchange, event[1], shifts=False)
+        if not stream.faults:
+            return [event]
         due = []
         for when, pushed in stream.take(event, since_ns / _NS, self.struck):
             if when > event[0]:
@@ -93,6 +102,8 @@ class DataFaults:
                 heappush(self._delayed.setdefault(exchange, []), (when, self._count, pushed))
             else:
                 due.append(pushed)
+        if stream.holds:
+            self._holding.setdefault(exchange, set()).add(stream)
         return due
 
     def released(self, exchange: str, due: int) -> Iterator[Event]:
@@ -100,9 +111,25 @@ class DataFaults:
         delayed = self._delayed.get(exchange, [])
         while delayed and delayed[0][0] <= due:
             yield heappop(delayed)[2]
-        for (name, _), stream in self._streams.items():
-            if name == exchange:
-                yield from stream.expired(due)
+        holding = self._holding.get(exchange, set())
+        for stream in sorted(holding, key=lambda stream: stream.name):
+            yield from stream.expired(due)
+            if not stream.holds:
+                holding.remove(stream)
+
+    def _stream(
+        self, streams: "dict[tuple[str, str], _Stream]", exchange: str, key: str, shifts: bool
+    ) -> "_Stream":
+        stream = streams.get((exchange, key))
+        if stream is None:
+            name = f"{self._seed}|{exchange}|{key}{'|stamps' if shifts else ''}"
+            mine = [
+                f
+                for f in self._faults
+                if fnmatchcase(key, f.streams) and (f.kind == "shift") is shifts
+            ]
+            stream = streams[exchange, key] = _Stream(name, mine)
+        return stream
 
     def throttled(self, path: str) -> Throttle | None:
         """The refusal of this request for history, if it is refused."""
@@ -116,18 +143,24 @@ class DataFaults:
 class _Stream:
     """The faults of one stream."""
 
-    def __init__(self, random: Random, faults: Sequence[Fault]) -> None:
-        self._random = random
-        self._faults = faults
+    def __init__(self, name: str, faults: Sequence[Fault]) -> None:
+        self.name = name
+        self.faults = faults
+        self._random = Random(name)
         self._running = [0] * len(faults)
         self._held: list[_Held] = []
+
+    @property
+    def holds(self) -> bool:
+        """Whether events wait for others to overtake them."""
+        return bool(self._held)
 
     def take(self, event: Event, second: float, struck: Counter[str]) -> list[tuple[int, Event]]:
         """(when, event) of what goes out for it, in order."""
         out = [event]
         when = event[0]
         overtaken = 0
-        for i, fault in enumerate(self._faults):
+        for i, fault in enumerate(self.faults):
             if not self._strikes(i, fault, second):
                 continue
             struck[fault.kind] += 1

@@ -8,13 +8,13 @@
     STORM       every connection is closed (1012) as soon as it is open
     BINARY, HUGE, MALFORMED, TRUNCATED   one frame that no parser should trust
 
-SILENT, REFUSE and STORM last `seconds`, and SILENT heals for connections opened afterwards.
+SILENT, REFUSE and STORM last `seconds`, and SILENT heals for connections opened afterwards. All
+times are the market's: a simulator that runs faster plays its script faster.
 """
 
-import asyncio
 import random
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ _TEXT, _BINARY = 0x81, 0x82
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault, `at` seconds after the simulator started, for `exchange` ("": all).
+    """One fault, `at` seconds after the market's start, for `exchange` ("": all).
 
     `streams` is a regular expression of the stream keys it strikes ("": all), for REFUSE and
     SILENT; `size` is that of a HUGE frame in bytes.
@@ -90,52 +90,52 @@ def script(
 
 
 class ConnectionFaults:
-    """Plays a script on the connections of a simulator; `struck` counts what was done, by kind.
+    """Plays a script on the connections of a simulator.
 
-    `strike` applies one fault at once, for tests that don't want to wait for its time.
+    `struck` counts the faults by kind, `hits` the connections they struck by (kind, exchange): so
+    many bad frames were sent, say. `strike` applies one fault at once, for tests that don't want
+    to wait for its time.
     """
 
     def __init__(self, faults: Sequence[Fault] = ()) -> None:
         self.struck: Counter[str] = Counter()
-        self._faults = sorted(faults, key=lambda fault: fault.at)
+        self.hits: Counter[tuple[str, str]] = Counter()
+        self._faults = deque(sorted(faults, key=lambda fault: fault.at))
+        self._now = 0.0
         self._lasting: list[tuple[float, Fault]] = []
+        self._leaving: list[tuple[float, Connection]] = []
         self._connections: list[Connection] = []
         self._silence: Callable[[Connection, Sequence[str]], None] = lambda connection, keys: None
-        self._later: set[asyncio.TimerHandle] = set()
 
     def attach(self, silence: "Callable[[Connection, Sequence[str]], None]") -> None:
         """Given by the simulator: how to stop streams of a connection without telling it."""
         self._silence = silence
-
-    async def run(self) -> None:
-        """Play the script, until cancelled."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        try:
-            for fault in self._faults:
-                await asyncio.sleep(start + fault.at - loop.time())
-                self.strike(fault)
-            await asyncio.Event().wait()
-        finally:
-            for handle in self._later:
-                handle.cancel()
 
     def strike(self, fault: Fault) -> None:
         """Apply the fault now."""
         if fault.kind not in KINDS:
             raise ValueError(f"{fault.kind!r} is no fault: use one of {', '.join(KINDS)}")
         self.struck[fault.kind] += 1
-        loop = asyncio.get_running_loop()
         if fault.kind in (SILENT, REFUSE, STORM):
-            self._lasting.append((loop.time() + fault.seconds, fault))
+            self._lasting.append((self._now + fault.seconds, fault))
         for connection in [c for c in self._connections if fault.strikes(c.exchange)]:
             self._hit(connection, fault)
 
     # -- what the simulator tells
 
+    def advance(self, seconds: float) -> None:
+        """The market has come so far since its start: play what is due."""
+        self._now = max(self._now, seconds)
+        while self._faults and self._faults[0].at <= self._now:
+            self.strike(self._faults.popleft())
+        for _, connection in [leaving for leaving in self._leaving if leaving[0] <= self._now]:
+            connection.close(1001, "service upgrade")
+        self._leaving = [leaving for leaving in self._leaving if leaving[0] > self._now]
+
     def opened(self, connection: "Connection") -> None:
         self._connections.append(connection)
         if any(fault.kind == STORM for fault in self._active(connection)):
+            self.hits[STORM, connection.exchange] += 1
             connection.close(1012, "service restart")
 
     def closed(self, connection: "Connection") -> None:
@@ -155,6 +155,7 @@ class ConnectionFaults:
             if refused := [k for k in action.keys if any(f.matches(k) for f in refusing)]:
                 out[-1:] = [_refusal(connection.exchange, key) for key in _answers(refused)]
                 connection.session.keys.difference_update(action.keys)
+                self.hits[REFUSE, connection.exchange] += len(_answers(refused))
                 continue
             kept = [k for k in action.keys if not any(f.matches(k) for f in silent)]
             connection.session.keys.difference_update(set(action.keys) - set(kept))
@@ -164,11 +165,13 @@ class ConnectionFaults:
     # -- what is done
 
     def _active(self, connection: "Connection") -> list[Fault]:
-        now = asyncio.get_running_loop().time()
-        self._lasting = [(until, fault) for until, fault in self._lasting if until > now]
+        self._lasting = [(until, fault) for until, fault in self._lasting if until > self._now]
         return [fault for _, fault in self._lasting if fault.strikes(connection.exchange)]
 
     def _hit(self, connection: "Connection", fault: Fault) -> None:
+        if not connection.is_open or fault.kind == REFUSE:
+            return
+        self.hits[fault.kind, connection.exchange] += 1
         if fault.kind == SILENT:
             self._silence(connection, [k for k in connection.session.keys if fault.matches(k)])
         elif fault.kind == HALF_OPEN:
@@ -188,8 +191,7 @@ class ConnectionFaults:
         notice = {"event": "notice", "code": "64008", "msg": text, "connId": "a4d3ae55"}
         connection.outbox.append(_wire(_TEXT, orjson.dumps(notice)))
         connection.flush()
-        loop = asyncio.get_running_loop()
-        self._later.add(loop.call_later(seconds, connection.close, 1001, "service upgrade"))
+        self._leaving.append((self._now + seconds, connection))
 
 
 def _close(connection: "Connection", code: int) -> None:

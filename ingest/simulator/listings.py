@@ -140,8 +140,8 @@ def exchange_info(listings: Iterable[Listing]) -> dict[str, Any]:
                 "underlyingType": "COIN",
                 "underlyingSubType": [],
                 "filters": [
-                    {"filterType": "PRICE_FILTER", "tickSize": _number(item.tick)},
-                    {"filterType": "LOT_SIZE", "stepSize": _number(item.lot)},
+                    {"filterType": "PRICE_FILTER", "tickSize": decimal(item.tick)},
+                    {"filterType": "LOT_SIZE", "stepSize": decimal(item.lot)},
                     {"filterType": "MIN_NOTIONAL", "notional": "5"},
                 ],
             }
@@ -175,12 +175,12 @@ def _okx_instrument(item: Listing) -> dict[str, Any]:
         "quoteCcy": "",
         "settleCcy": base if item.inverse else quote,
         "ctType": "inverse" if item.inverse else "linear",
-        "ctVal": _number(item.contract_size),
+        "ctVal": decimal(item.contract_size),
         "ctMult": "1",
         "ctValCcy": quote if item.inverse else base,
-        "tickSz": _number(item.tick),
-        "lotSz": _number(item.lot),
-        "minSz": _number(item.lot),
+        "tickSz": decimal(item.tick),
+        "lotSz": decimal(item.lot),
+        "minSz": decimal(item.lot),
         "listTime": "1573557408000",
         "expTime": "",
         "state": "live" if item.trading else "suspend",
@@ -221,6 +221,6 @@ def hyperliquid_info(listings: Sequence[Listing], query: object) -> object | Non
             return None
 
 
-def _number(value: float) -> str:
+def decimal(value: float) -> str:
     """Plain decimal text: 0.0000001, not 1e-07."""
     return f"{value:.10f}".rstrip("0").rstrip(".")

@@ -2,15 +2,12 @@
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qs, urlsplit
-
-import orjson
 
 from ingest.simulator.clock import MarketClock
 from ingest.simulator.connection import GOING_AWAY, INACTIVE, Answer, Connection, wire
@@ -18,28 +15,14 @@ from ingest.simulator.data_faults import DataFaults
 from ingest.simulator.faults import ConnectionFaults
 from ingest.simulator.feeds import Feed
 from ingest.simulator.ledger import Ledger
-from ingest.simulator.listing_changes import Change, ListingChanges
-from ingest.simulator.listings import (
-    BINANCE,
-    HYPERLIQUID,
-    OKX,
-    Listing,
-    exchange_info,
-    hyperliquid_info,
-    okx_instruments,
-)
-from ingest.simulator.market import Event
-from ingest.simulator.protocols import (
-    BACKLOG_FILLS,
-    Session,
-    Subscribe,
-    Unsubscribe,
-    hyperliquid_backlog,
-    open_session,
-)
+from ingest.simulator.listing_changes import Change
+from ingest.simulator.protocols import Session, Subscribe, Unsubscribe, open_session
+from ingest.simulator.rest import Request, answer
+from ingest.simulator.venue_feed import VenueFeed
 
 _STEP_EVENTS = 1_000  # of a feed, sent between two looks at the clients, when time is free
 _LONGEST_SLEEP = 0.02
+_LONGEST_STEP = 0.05  # seconds made up for between two looks at the clients
 _HOUSEKEEPING = 0.5
 
 
@@ -49,8 +32,10 @@ class Simulator:
     Market time starts at the earliest origin of the feeds, once the wall clock has reached
     `not_before_ns` and `streams` subscriptions to streams that are served have arrived. Then it
     runs `speed` times as fast as real time, or with `inf` as fast as the clients take it; a client
-    that doesn't read delays them all. With `hold` it stands still while fewer than `streams` (at
-    least one) are subscribed; what is sent afterwards keeps its exchange stamps.
+    that doesn't read delays them all. Where the machine is too slow for a `speed` other than 1 (at
+    which exchange stamps follow the wall clock) market time is slower too. With `hold` it stands
+    still while fewer than `streams` (at least one) are subscribed; what is sent afterwards keeps
+    its exchange stamps.
 
     A new subscription is first sent what its stream sent in the last `resend_s` seconds of market
     time, in order, then what follows: choose more than a client may have read but not yet stored.
@@ -92,7 +77,9 @@ class Simulator:
         self._started = False
         resend = round(resend_s * 1e9)
         self._faults = faults
-        self._venues = {name: _Venue(feed, resend, faults, changes) for name, feed in feeds.items()}
+        self._venues = {
+            name: VenueFeed(feed, resend, faults, changes) for name, feed in feeds.items()
+        }
         self._natives = {
             name: [item.native for item in feed.listings] for name, feed in feeds.items()
         }
@@ -103,6 +90,9 @@ class Simulator:
         self._changed = asyncio.Event()
         self._port = port
         self._accepted = 0
+        self.opened_connections: Counter[str] = Counter()
+        """Websockets opened so far, by exchange."""
+        self._closed_messages: Counter[str] = Counter()
 
     # -- life
 
@@ -111,7 +101,6 @@ class Simulator:
         self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
         self._tasks = [loop.create_task(self._run()), loop.create_task(self._keep_house())]
-        self._tasks.append(loop.create_task(self._trouble.run()))
         return self
 
     async def __aexit__(
@@ -160,6 +149,14 @@ class Simulator:
         return Counter({name: venue.events for name, venue in self._venues.items()})
 
     @property
+    def delivered(self) -> Counter[str]:
+        """Messages put on the sockets of clients so far, by exchange."""
+        found = Counter(self._closed_messages)
+        for connection in self._connections:
+            found[connection.exchange] += connection.messages
+        return found
+
+    @property
     def ledgers(self) -> dict[str, Ledger]:
         """Every trade made so far, by exchange."""
         return {name: venue.ledger for name, venue in self._venues.items()}
@@ -176,46 +173,11 @@ class Simulator:
         return open_session(target, self._natives, f"{self._accepted:08x}")
 
     def answer(self, method: str, target: str, body: bytes, agent: str) -> Answer:
-        parts = urlsplit(target)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        if parts.path == "/info" and b'"recentTrades"' in body:
-            with suppress(orjson.JSONDecodeError):
-                query = {name: str(value) for name, value in orjson.loads(body).items()}
-        history = self._history(parts.path, query)
-        if history is not None:
-            return history
-        feeds = {name: venue.listings(self._sent) for name, venue in self._venues.items()}
-        reply: object | None = None
-        if parts.path == "/fapi/v1/exchangeInfo" and BINANCE in feeds:
-            reply = exchange_info(feeds[BINANCE])
-        elif parts.path == "/fapi/v1/time" and BINANCE in feeds:
-            reply = {"serverTime": self._sent // 1_000_000}
-        elif parts.path == "/api/v5/public/instruments" and OKX in feeds:
-            if not agent:
-                return 403, b'{"msg":"Forbidden: no User-Agent"}'
-            reply = okx_instruments(feeds[OKX], query.get("instId"))
-        elif parts.path == "/info" and method == "POST" and HYPERLIQUID in feeds:
-            try:
-                reply = hyperliquid_info(feeds[HYPERLIQUID], orjson.loads(body))
-            except orjson.JSONDecodeError:
-                return 422, b'"Failed to deserialize the JSON body into the target type"'
-            if reply is None:
-                return 422, b'"Failed to deserialize the JSON body into the target type"'
-        return (404, b'{"msg":"not simulated"}') if reply is None else (200, orjson.dumps(reply))
-
-    def _history(self, path: str, query: Mapping[str, str]) -> Answer | None:
-        if path == "/info" and query.get("type") != "recentTrades":
-            return None
-        answers = (ledger.answer(path, query) for ledger in self.ledgers.values())
-        found = next((answer for answer in answers if answer is not None), None)
-        throttle = self._faults.throttled(path) if found and self._faults else None
-        if throttle is not None:
-            body = b'{"code":-1003,"msg":"Too many requests"}'
-            return throttle.status, body, {"Retry-After": f"{throttle.retry_after_s:g}"}
-        return found
+        return answer(self._venues, self._faults, self._sent, Request(method, target, body, agent))
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
+        self.opened_connections[connection.exchange] += 1
         self._trouble.opened(connection)
         self._act(connection, connection.session.opened())
 
@@ -226,6 +188,7 @@ class Simulator:
     def closed(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
+            self._closed_messages[connection.exchange] += connection.messages
             self._trouble.closed(connection)
             self._unsubscribe(connection, connection.session.keys)
 
@@ -289,6 +252,7 @@ class Simulator:
         for venue in self._venues.values():
             venue.send(due)
         self._sent = max(self._sent, due)
+        self._trouble.advance((self._sent - self._origin) / 1e9)
         for connection in self._connections:
             connection.flush()
 
@@ -296,7 +260,11 @@ class Simulator:
         """Up to where on the feeds' clock events are to be sent now."""
         if self._clock is not None:
             self._clock.resume()
-            return self._origin + self._clock.now()
+            due = self._origin + self._clock.now()
+            furthest = self._sent + round(_LONGEST_STEP * self._speed * 1e9)
+            if due > furthest and self._speed != 1.0:
+                self._clock.slip(due - furthest)
+            return min(due, furthest)
         ahead = (venue.time_ahead(_STEP_EVENTS) for venue in self._venues.values())
         return min(time for time in ahead if time is not None)
 
@@ -329,98 +297,3 @@ class Simulator:
                     connection.ping()
                 if session.idle_seconds and now - connection.sent_at > session.idle_seconds:
                     connection.close(INACTIVE, f"No data for {session.idle_seconds:.0f}s.")
-
-
-class _Venue:
-    """One feed being sent: where it is, who listens, and what a newcomer gets first."""
-
-    def __init__(
-        self, feed: Feed, resend: int, faults: DataFaults | None, changes: Sequence[Change]
-    ) -> None:
-        self.feed = feed
-        self._changes = ListingChanges(feed.exchange, changes)
-        self.ledger = Ledger(feed.exchange)
-        self._faults = faults
-        self.listeners: dict[str, list[Connection]] = {}
-        self.events = 0
-        self._resend = resend
-        self._recent: deque[Event] = deque()
-        self._fills: dict[str, deque[bytes]] = {}
-        self._chunk: list[Event] = []
-        self._at = 0
-        for event in feed.history:
-            self._remember_fills(event)
-            self.ledger.add(event)
-
-    def listings(self, sent: int) -> list[Listing]:
-        """What the venue lists when market time has come to `sent`."""
-        return self._changes.listed(self.feed.listings, sent - self.feed.origin)
-
-    def next_time(self) -> int | None:
-        """When the next event is due, None after the last one."""
-        while self._at >= len(self._chunk):
-            chunk = next(self.feed.chunks, None)
-            if chunk is None:
-                return None
-            self._chunk, self._at = chunk, 0
-        return self._chunk[self._at][0]
-
-    def time_ahead(self, events: int) -> int | None:
-        """A time by which at most about `events` more are due, None after the last one."""
-        if self.next_time() is None:
-            return None
-        return self._chunk[min(self._at + events, len(self._chunk)) - 1][0]
-
-    def send(self, due: int) -> None:
-        """Put the events up to `due` into their listeners' outboxes."""
-        while (time_ns := self.next_time()) is not None and time_ns <= due:
-            event = self._chunk[self._at]
-            self._at += 1
-            if self._changes.silent(event[1], event[0] - self.feed.origin):
-                continue
-            self.events += 1
-            self.ledger.add(event)
-            if self._faults is not None:
-                since = event[0] - self.feed.origin
-                self._deliver_all(self._faults.pushed(self.feed.exchange, event, since))
-            elif listeners := self.listeners.get(event[1]):
-                self._deliver(event, listeners)
-            if self.feed.exchange == HYPERLIQUID:
-                self._remember_fills(event)
-            if self._resend:
-                self._recent.append(event)
-        if self._faults is not None:
-            self._deliver_all(self._faults.released(self.feed.exchange, due))
-        while self._recent and self._recent[0][0] < due - self._resend:
-            self._recent.popleft()
-
-    def _deliver_all(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if listeners := self.listeners.get(event[1]):
-                self._deliver(event, listeners)
-
-    def _deliver(self, event: Event, listeners: list[Connection]) -> None:
-        data = wire(event[2])
-        for connection in listeners:
-            combined = connection.session.combined
-            connection.outbox.append(data if combined else wire(_unwrapped(event)))
-
-    def catch_up(self, keys: Sequence[str], sent: int, combined: bool) -> list[bytes]:
-        """What new subscriptions get first: the backlog of fills, then the last events again."""
-        wanted = set(keys)
-        first = [hyperliquid_backlog(f) for key in keys if (f := self._fills.get(key))]
-        again = [
-            event[2] if combined else _unwrapped(event)
-            for event in self._recent
-            if event[1] in wanted and event[0] >= sent - self._resend
-        ]
-        return [wire(frame) for frame in (*first, *again)]
-
-    def _remember_fills(self, event: Event) -> None:
-        if event[1].startswith("trades:"):
-            self._fills.setdefault(event[1], deque(maxlen=BACKLOG_FILLS)).append(event[2])
-
-
-def _unwrapped(event: Event) -> bytes:
-    """The data of a combined Binance frame, as a raw stream sends it."""
-    return event[2][len(event[1]) + len('{"stream":"","data":') : -1]

@@ -2,23 +2,31 @@
 
 from ingest.venues import binance, hyperliquid, okx
 from ingest.venues.common import (
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Channel,
     Endpoint,
     Frame,
     Notice,
     ParseReport,
     ParserState,
+    Requests,
     Route,
     Row,
     Venue,
 )
 
 __all__ = [
+    "SUBSCRIBE",
+    "UNSUBSCRIBE",
     "VENUES",
+    "Channel",
     "Endpoint",
     "Frame",
     "Notice",
     "ParseReport",
     "ParserState",
+    "Requests",
     "Route",
     "Row",
     "Venue",

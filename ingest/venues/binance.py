@@ -10,7 +10,7 @@ which has no exchange time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -22,6 +22,8 @@ from ingest.venues.common import (
     LAST_MS,
     MAX_COUNT,
     MAX_ID,
+    SUBSCRIBE,
+    Channel,
     Endpoint,
     Frame,
     Notice,
@@ -139,9 +141,10 @@ def _other(data: dict[str, Any], report: ParseReport, frame: Frame) -> None:
     """A frame that is not a trade or quote: an answer, the spot bookTicker, another channel."""
     error = data.get("error", data)
     if "code" in error and "msg" in error:
-        report.notices.append(Notice("error", text=f"{error['code']} {error['msg']}"))
+        text = f"{error['code']} {error['msg']}"
+        report.notices.append(Notice("error", text=text, number=str(data.get("id", ""))))
     elif "result" in data and "id" in data:
-        report.notices.append(Notice("ack", text=str(data["id"])))
+        report.notices.append(Notice("ack", number=str(data["id"])))
     elif "e" not in data and {"u", "s", "b", "B", "a", "A"} <= data.keys():
         report.add_malformed("bookTicker without E", *frame)
     else:
@@ -167,9 +170,13 @@ def _split(streams: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
         yield streams[start : start + STREAMS_PER_CONNECTION]
 
 
-def _requests(channels: Sequence[tuple[str, str]]) -> list[bytes]:
+def _requests(
+    channels: Sequence[Channel],
+    op: Literal["subscribe", "unsubscribe"] = SUBSCRIBE,
+    number: int = 1,
+) -> list[bytes]:
     params = [f"{native.lower()}@{channel}" for channel, native in channels]
-    return [orjson.dumps({"method": "SUBSCRIBE", "params": params, "id": 1})]
+    return [orjson.dumps({"method": op.upper(), "params": params, "id": number})]
 
 
 VENUE = Venue(

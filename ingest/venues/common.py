@@ -53,14 +53,16 @@ class Route:
 class Notice:
     """A frame that is about the connection, not the market.
 
-    `channel` and `native` name the subscription where the venue says which; `text` is the venue's
-    own words: an error's code and message, the id of the request a Binance ack answers.
+    `channel` and `native` name the subscription where the venue says which, `number` the request
+    that is answered where it says that; `text` is the venue's own words: an error's code and
+    message.
     """
 
     kind: Literal["ack", "error", "pong", "closing"]
     channel: str = ""
     native: str = ""
     text: str = ""
+    number: str = ""
 
 
 @dataclass(slots=True)
@@ -162,6 +164,24 @@ class Endpoint:
     acks: int
 
 
+Channel = tuple[str, str]
+"""A subscription: (channel, native)."""
+
+SUBSCRIBE: Literal["subscribe"] = "subscribe"
+UNSUBSCRIBE: Literal["unsubscribe"] = "unsubscribe"
+
+
+class Requests(Protocol):
+    """Makes the messages that subscribe channels or leave them; `number` is the first's id."""
+
+    def __call__(
+        self,
+        channels: Sequence[Channel],
+        op: Literal["subscribe", "unsubscribe"] = ...,
+        number: int = ...,
+    ) -> list[bytes]: ...
+
+
 class Parse(Protocol):
     def __call__(
         self,
@@ -182,9 +202,8 @@ class Venue:
     """One exchange as declarations and two pure functions.
 
     `trade_channels` are the values the setting `trades` may have, the default first. `heartbeat`
-    is (seconds of silence, text message to send), None where the venue pings by itself. `requests`
-    makes the messages that subscribe some (channel, native). A connection lives `max_age_s` at
-    most, None: as long as it likes.
+    is (seconds of silence, text message to send), None where the venue pings by itself. A
+    connection lives `max_age_s` at most, None: as long as it likes.
     """
 
     name: str
@@ -194,7 +213,7 @@ class Venue:
     heartbeat: tuple[float, bytes] | None
     ws_url: str
     rest_url: str
-    requests: Callable[[Sequence[tuple[str, str]]], list[bytes]]
+    requests: Requests
     max_age_s: float | None = None
 
 

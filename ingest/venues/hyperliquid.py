@@ -20,6 +20,8 @@ from ingest.venues.common import (
     FIRST_MS,
     LAST_MS,
     MAX_ID,
+    SUBSCRIBE,
+    Channel,
     Endpoint,
     Frame,
     Notice,
@@ -196,9 +198,13 @@ def endpoints(instruments: Sequence[Instrument], trades: str = "trades") -> list
     return [Endpoint("/ws", subscribe, channels, acks=len(channels))] if channels else []
 
 
-def _requests(channels: Sequence[tuple[str, str]]) -> list[bytes]:
+def _requests(
+    channels: Sequence[Channel],
+    op: Literal["subscribe", "unsubscribe"] = SUBSCRIBE,
+    number: int = 1,
+) -> list[bytes]:
     return [
-        orjson.dumps({"method": "subscribe", "subscription": {"type": name, "coin": coin}})
+        orjson.dumps({"method": op, "subscription": {"type": name, "coin": coin}})
         for name, coin in channels
     ]
 

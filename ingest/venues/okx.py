@@ -10,7 +10,7 @@ Numbers are strings, except seqId; sizes are contracts. `side` is the taker's.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -22,6 +22,8 @@ from ingest.venues.common import (
     LAST_MS,
     MAX_COUNT,
     MAX_ID,
+    SUBSCRIBE,
+    Channel,
     Endpoint,
     Frame,
     Notice,
@@ -163,7 +165,7 @@ def _other(message: dict[str, Any], report: ParseReport) -> None:
     names = str(arg.get("channel", "")), str(arg.get("instId", ""))
     text = f"{message.get('code', '')} {message.get('msg', '')}".strip()
     if event == "subscribe":
-        report.notices.append(Notice("ack", *names, text=str(message.get("id", ""))))
+        report.notices.append(Notice("ack", *names, number=str(message.get("id", ""))))
     elif event == "error":
         named = _REFUSED.search(text)
         channel, native = named.groups() if named else names
@@ -187,13 +189,17 @@ def endpoints(instruments: Sequence[Instrument], trades: str = "trades-all") -> 
     ]
 
 
-def _requests(channels: Sequence[tuple[str, str]]) -> list[bytes]:
-    """Subscribe messages of as many args each as fit: requests are limited per hour (§2.3)."""
+def _requests(
+    channels: Sequence[Channel],
+    op: Literal["subscribe", "unsubscribe"] = SUBSCRIBE,
+    number: int = 1,
+) -> list[bytes]:
+    """Messages of as many args each as fit: requests are limited per hour (§2.3)."""
     requests: list[bytes] = []
     for start in range(0, len(channels), _ARGS_PER_REQUEST):
         part = channels[start : start + _ARGS_PER_REQUEST]
         args = [{"channel": channel, "instId": native} for channel, native in part]
-        request = orjson.dumps({"id": str(len(requests) + 1), "op": "subscribe", "args": args})
+        request = orjson.dumps({"id": str(number + len(requests)), "op": op, "args": args})
         if len(request) > _MAX_REQUEST_BYTES:
             raise ValueError(f"instrument names too long for one request: {part[0][1]!r}, …")
         requests.append(request)

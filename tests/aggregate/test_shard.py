@@ -1,6 +1,7 @@
 """Bars against the plain reference, and the same bits however the ticks are cut."""
 
 import math
+from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
@@ -252,6 +253,31 @@ def test_windows_the_data_does_not_cover_are_withheld_and_counted():
     assert shard.dropped["true", "trades", "withheld"] > 0
     early = aggregate([tick(0.0, 0.5, id=1)], [])[0]
     assert list(early["ohlcv", symbol, "1d", "exchange"]) == [0]  # 1970
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_what_is_listed_again_is_covered_anew_whatever_the_order(order):
+    symbol = strategies.SYMBOLS[0]
+    shard = ShardAggregator("binance-futures", Rules(lateness_ns=None))
+    coverages = [
+        (round(100.2e9), round(100.4e9), False),  # two collectors, then one of them again
+        (round(101.5e9), round(101.6e9), False),
+        (round(130.2e9), round(130.4e9), True),
+        (round(131.2e9), round(131.4e9), False),
+    ]
+    for at in order:
+        local_from, exchange_from, anew = coverages[at]
+        shard.cover([symbol], local_from, exchange_from, anew=anew)
+    traded = [*range(100, 110), *range(128, 150)]
+    shard.add(batch("trades", [tick(s + 0.6, s + 0.7, id=s) for s in traded]), "c1")
+    shard = ShardAggregator.restore({k: v for k, v in shard.changes().items() if v}, shard.rules)
+    shard.add(batch("trades", [tick(s + 0.6, s + 0.7, id=s) for s in traded]), "c1")
+    got = collect(bar for clock in CLOCKS for bar in shard.seal(clock, END))
+    for clock in CLOCKS:
+        seconds = [*range(101, 110), 128, 129, *range(131, 150)]
+        assert list(got["ohlcv", symbol, "1s", clock]) == seconds
+        assert list(got["ohlcv", symbol, "15s", clock]) == [105, 135]
+        assert ("ohlcv", symbol, "1m", clock) not in got  # 120..180 is across
 
 
 def test_instruments_that_were_never_covered_are_withheld():

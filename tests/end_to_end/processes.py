@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +41,23 @@ def simulator(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]
 
 
 def write_settings(
-    directory: Path, port: int, *, lateness: str = "5s", flush: str = "1s", more: str = ""
+    directory: Path,
+    port: int,
+    *,
+    lateness: str = "5s",
+    flush: str = "1s",
+    partitions: int = 2,
+    natives: Mapping[str, Sequence[str]] = DEFAULT_NATIVES,
+    more: str = "",
 ) -> Path:
     """A perpflow.toml for the simulator's venues, with everything else in `directory`."""
     lines = [
-        f'[log]\npath = "{directory}/perpflow.db"\npartitions = 2',
+        f'[log]\npath = "{directory}/perpflow.db"\npartitions = {partitions}',
         f'[aggregate]\nlateness = "{lateness}"',
         f'[publish]\nurl = "file://{directory}/bars"\nflush = "{flush}"',
     ]
     for exchange in EXCHANGES:
-        symbols = ", ".join(f'"{native}"' for native in DEFAULT_NATIVES[exchange])
+        symbols = ", ".join(f'"{native}"' for native in natives[exchange])
         lines.append(
             f"[venues.{exchange}]\nsymbols = [{symbols}]\n"
             f'ws_url = "ws://127.0.0.1:{port}"\nrest_url = "http://127.0.0.1:{port}"'

@@ -7,7 +7,6 @@ import uuid
 import pytest
 
 from aggregate.aggregator import Aggregator
-from aggregate.bars import read_table
 from aggregate.intervals import NS
 from aggregate.shard import Rules
 from ingest.clock import ArrivalClock
@@ -16,12 +15,13 @@ from ingest.log import Log
 from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.sqlite import SqliteLog
-from ingest.records import BARS, BARS_TOPIC, TICK_TOPICS
+from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.simulator import DEFAULT_NATIVES, Simulator, recording_feed
 from ingest.simulator.spans import record_span
 from ingest.universe import fetch_instruments
 from publish.settings import KafkaSettings, LogSettings
 from publish.topics import topics
+from tests.end_to_end.kafka_runs import bars_of, to_the_end
 
 pytestmark = pytest.mark.xdist_group("kafka")
 RULES = Rules(lateness_ns=120 * NS)
@@ -75,30 +75,6 @@ async def _collect(log, path) -> None:
             await collector.stop()
 
 
-async def _bars(log: Log) -> dict:
-    """Every row by what identifies it; none of them twice."""
-    rows: dict = {}
-    for partition in range(PARTITIONS):
-        offset = 0
-        while records := await log.read(BARS_TOPIC, partition, offset):
-            offset = records[-1].offset + 1
-            for record in records:
-                if record.headers["type"] != BARS:
-                    continue
-                kind = tuple(record.headers[name] for name in ("dataset", "interval", "clock"))
-                for row in read_table(record.value).to_pylist():
-                    key = (partition, *kind, row["symbol"], row["time"])
-                    assert key not in rows, f"twice: {key}"
-                    rows[key] = {name: repr(value) for name, value in row.items()}
-    return rows
-
-
-async def _to_the_end(log: Log) -> None:
-    aggregator = Aggregator(log, range(PARTITIONS), RULES)
-    aggregator.stop()  # reads to the end of the log, commits, and returns
-    await aggregator.run()
-
-
 async def test_bars_on_kafka_are_those_of_the_embedded_log(kafka, tmp_path, capsys) -> None:
     path = tmp_path / "recording.gz"
     record_span(path, EXCHANGE, seed=3, start_ns=1_709_251_180 * NS, seconds=SECONDS)
@@ -124,11 +100,11 @@ async def test_bars_on_kafka_are_those_of_the_embedded_log(kafka, tmp_path, caps
     running.cancel()
     await asyncio.wait({killed, running})
 
-    await _to_the_end(log)
-    await _to_the_end(embedded)
-    expected = await _bars(embedded)
+    await to_the_end(log, range(PARTITIONS), RULES)
+    await to_the_end(embedded, range(PARTITIONS), RULES)
+    expected = await bars_of(embedded, range(PARTITIONS))
     assert len(expected) > 1000
-    assert await _bars(log) == expected
+    assert await bars_of(log, range(PARTITIONS)) == expected
 
     settings = LogSettings(
         partitions=PARTITIONS, kafka=KafkaSettings(servers=options.servers, prefix=options.prefix)

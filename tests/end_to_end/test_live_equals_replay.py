@@ -5,6 +5,7 @@ import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import pytest
 
 from aggregate.aggregator import Aggregator
@@ -12,9 +13,13 @@ from aggregate.intervals import NS
 from aggregate.shard import Rules
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
+from ingest.instruments import OKX
+from ingest.keeper import Keeper, KeeperSettings
+from ingest.log import Record
 from ingest.log.sqlite import SqliteLog
-from ingest.records import BARS_TOPIC, TICK_TOPICS
-from ingest.simulator import DEFAULT_NATIVES, Simulator, recording_feed
+from ingest.records import BARS_TOPIC, TICK_TOPICS, Coverage
+from ingest.simulator import DEFAULT_NATIVES, Market, Simulator, market_feed, recording_feed
+from ingest.simulator.listing_changes import Change
 from ingest.simulator.spans import record_span
 from ingest.universe import fetch_instruments
 from publish.publisher import Publisher
@@ -192,3 +197,93 @@ async def test_simulated_recordings(tmp_path, exchange, cut):
     assert_replay_bars_are_there(
         tmp_path / "live/bars", tmp_path / "replayed", symbols=len(natives)
     )
+
+
+async def changing(recordings: Path, out: Path) -> list[Record]:
+    """Collect, record and publish an OKX of which one instrument is listed late, one is delisted
+    and listed again, and one gets another contract size; returns what is on the log."""
+    script = [
+        Change(20.0, OKX, "ETH-USDT-SWAP", trading=True),
+        Change(30.0, OKX, "BTC-USD-SWAP", trading=False),
+        Change(44.0, OKX, "BTC-USDT-SWAP", contract_size=1.28),
+        Change(62.0, OKX, "BTC-USD-SWAP", trading=True),
+    ]
+    natives = ["BTC-USDT-SWAP", "ETH-USDT-SWAP", "BTC-USD-SWAP"]
+    market = Market(5, OKX, natives, start_ns=1_709_251_180 * NS, intensity=2.0)
+    made: list[Collector] = []
+    beyond = 0
+
+    def subscribed() -> int:
+        return int(bool(made) and made[0].subscribed)
+
+    async with Simulator(
+        {OKX: market_feed(market, 120.0)},
+        speed=20.0,
+        not_before_ns=1,
+        wall=subscribed,
+        changes=script,
+    ) as simulator:
+
+        def arrival() -> int:
+            return simulator.market_ns + beyond
+
+        log = SqliteLog(out / "perpflow.db")
+        await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), COARSE.partitions))
+        settings = CollectorSettings(OKX, ws_url=simulator.ws_url, record_dir=recordings)
+
+        def collector_of(found):
+            clock = ArrivalClock(wall=arrival, monotonic=arrival)
+            made.append(Collector(settings, found, log, COARSE.partitions, clock))
+            return made[-1]
+
+        wanted = KeeperSettings(
+            OKX, ["all"], out / "list.json", rest_url=simulator.rest_url, refresh_s=0.1
+        )
+        keeper = Keeper(wanted, collector_of)
+        running = asyncio.create_task(keeper.run())
+        await asyncio.wait_for(simulator.finished.wait(), 60)
+        await settled(log, COARSE.partitions)
+        beyond = 200 * NS
+        await asyncio.sleep(0.6)
+        await keeper.stop()
+        await running
+    await aggregated(log, COARSE)
+    publisher = Publisher(log, Store(f"file://{out}/bars"), flush_s=1.0)
+    publishing = asyncio.create_task(publisher.run())
+    publisher.stop()
+    await publishing
+    told = await log.read(TICK_TOPICS[0], 0, 0, max_bytes=1 << 40)
+    await log.close()
+    return told
+
+
+async def test_own_recordings_hold_listings_and_contract_sizes(tmp_path):
+    (tmp_path / "live").mkdir()
+    told = await changing(tmp_path / "frames", tmp_path / "live")
+    events = [orjson.loads(r.value) for r in told if r.headers["type"] == "event"]
+    assert [e["event"] for e in events if "native" in e] == [
+        *("listed", "delisted", "contract-size", "listed")
+    ]
+    # Nothing of it took another connection.
+    assert [e["event"] for e in events if "path" in e] == ["connected", "connected"]
+    files = list((tmp_path / "frames").iterdir())
+    options = ReplayOptions(files, OKX, f"file://{tmp_path}/replayed", lateness_ns=120 * NS)
+    replay(options)
+    live_store, replayed = tmp_path / "live/bars", tmp_path / "replayed"
+    assert_replay_bars_are_there(live_store, replayed, symbols=3)
+    for interval in ("1s", "15s", "30s"):
+        got, want = bars_of(live_store, interval), bars_of(replayed, interval)
+        for dataset in DATASETS:
+            assert got[dataset].keys() == want[dataset].keys()
+            for key, rows in got[dataset].items():
+                until = max(want[dataset][key])
+                assert {at for at in rows if at <= until} == want[dataset][key].keys()
+    # What was delisted and listed again has whole windows before and after, none across.
+    coverage = [Coverage.decode(r.value) for r in told if r.headers["type"] == "coverage"]
+    first, *_, again = (c for c in coverage if "perpetual-BTC-USD:BTC" in c.symbols)
+    assert (first.anew, again.anew) == (False, True)
+    for interval, seconds in (("1s", 1), ("15s", 15)):
+        bars = published(live_store, "ohlcv", interval, "true")[OKX, "perpetual-BTC-USD:BTC"]
+        across = [at for at in bars if at * NS < again.local_from < (at + seconds) * NS]
+        assert not across
+        assert min(bars) * NS < again.local_from < max(bars) * NS

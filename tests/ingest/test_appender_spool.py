@@ -197,3 +197,32 @@ async def test_a_disk_that_refuses_is_told_once_and_memory_holds_the_rest(
     assert sum("can't spool" in e["event"] for e in told) == 1
     assert await logged(log) == [(1, n) for n in range(6)]
     await run.kill()
+
+
+async def test_what_is_spooled_is_synced_about_once_a_second(
+    log: BadLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SYNC_S", 0.2)
+    loop = asyncio.get_running_loop()
+    synced: list[float] = []
+    sync = Spool.sync
+
+    def counted(self: Spool) -> None:
+        sync(self)
+        synced.append(loop.time())
+
+    monkeypatch.setattr(Spool, "sync", counted)
+    run = Run(log, Spool(tmp_path / "s", MANY), 1)
+    log.open.clear()
+    began = loop.time()
+    spills = 0
+    while loop.time() - began < 1.0:
+        run.put(1)
+        await until(lambda: run.appender.waiting_bytes == 0)
+        spills += 1
+        await asyncio.sleep(0.002)
+    assert 2 <= len(synced) <= 1 + (loop.time() - began) / 0.2
+    assert spills > 3 * len(synced)
+    log.open.set()
+    await run.appender.drain()
+    await run.kill()

@@ -11,15 +11,16 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import collector as module
 from ingest import feed as feeds
+from ingest import feeds as module
 from ingest import line as lines
+from ingest import subscriptions
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
 from ingest.log import Record
 from ingest.log.sqlite import SqliteLog
-from ingest.records import TRADES
+from ingest.records import TRADES, Coverage
 from ingest.simulator import Market, Simulator, market_feed
 from ingest.simulator import faults as sim
 from ingest.simulator.faults import ConnectionFaults, Fault, script
@@ -81,6 +82,11 @@ class Scene:
             for r in await self.records()
             if r.headers["type"] == "event"
         ]
+
+    async def coverages(self) -> list[Coverage]:
+        """By time; each is in both topics."""
+        found = {r.value for r in await self.records() if r.headers["type"] == "coverage"}
+        return sorted(map(Coverage.decode, found), key=lambda c: c.local_from)
 
     async def trade_ids(self, symbol: str) -> list[int]:
         batches = [
@@ -232,7 +238,7 @@ async def test_a_reconnect_storm_ends_with_everything_subscribed(tmp_path: Path)
 async def test_a_refused_subscription_is_retried_and_the_others_go_on(
     exchange: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "RETRY_S", 0.3)
+    monkeypatch.setattr(subscriptions, "RETRY_S", 0.3)
     native = NATIVES[exchange][1]
 
     def refuse(scene: Scene) -> None:
@@ -243,6 +249,13 @@ async def test_a_refused_subscription_is_retried_and_the_others_go_on(
             await scene.flows()
             await until(lambda: scene.simulator.subscribed == 4, "the refused one too")
             assert "disconnected" not in await scene.events()
+            await until(lambda: not scene.collector.uncovered, "its coverage")
+            await scene.flows()
+            first, later = await scene.coverages()
+    # It is covered from when it was accepted, and did not hold the other back.
+    assert len(first.symbols) == len(later.symbols) == 1
+    assert first.symbols[0] == BTC[exchange] != later.symbols[0]
+    assert later.local_from - first.local_from > 0.2e9
     refused = [e for e in told if e["event"] == "subscription refused"]
     assert refused
     assert all(e["symbols"] == [native] for e in refused)
@@ -251,7 +264,7 @@ async def test_a_refused_subscription_is_retried_and_the_others_go_on(
 async def test_a_subscription_that_stays_refused_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "RETRY_S", 0.02)
+    monkeypatch.setattr(subscriptions, "RETRY_S", 0.02)
     wrong = Instrument(OKX, "NOPE-USDT-SWAP", "perpetual-NOPE-USDT:USDT")
     with capture_logs() as told:
         async with playing(OKX, tmp_path, extra=(wrong,)) as scene:
@@ -260,8 +273,8 @@ async def test_a_subscription_that_stays_refused_is_given_up(
             )
             await scene.flows()
     counts = Counter(e["event"] for e in told if e.get("symbols") == ["NOPE-USDT-SWAP"])
-    assert counts["asking again for refused subscriptions"] == 2 * lines.RETRIES
-    assert counts["subscription refused"] == 2 * (1 + lines.RETRIES)
+    assert counts["asking again for refused subscriptions"] == 2 * subscriptions.RETRIES
+    assert counts["subscription refused"] == 2 * (1 + subscriptions.RETRIES)
 
 
 @pytest.mark.parametrize("kind", sim.FRAMES)

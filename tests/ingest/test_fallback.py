@@ -118,17 +118,17 @@ async def test_every_trade_is_counted_once_over_both_switches(
             for a, b in zip(first[new].tolist(), mine.id[new].tolist(), strict=True):
                 assert counted.isdisjoint(range(a, b + 1))
                 counted |= set(range(a, b + 1))
-        rows = [r for r in ledger[native] if min(counted) <= r["t"] <= max(counted)]
+        made = ledger[native]
+        known = (min(counted) <= made.id) & (made.id <= max(counted))
+        market = known & made.market
         explained = {
             i
             for g in gaps
             if g.symbol == symbol
             for i in range(g.first_missing or 0, (g.last_missing or 0) + 1)
         }
-        market = [r for r in rows if r["X"] == "MARKET"]
-        assert {r["t"] for r in market} - counted == set()
-        assert {r["t"] for r in rows} - counted <= explained | {
-            r["t"] for r in rows if r["X"] != "MARKET"
-        }
+        assert set(made.id[market].tolist()) <= counted
+        fillers = set(made.id[known & ~made.market].tolist())
+        assert set(made.id[known].tolist()) - counted <= explained | fillers
         assert aggregates > 10
-        assert qty == pytest.approx(sum(float(r["q"]) for r in market))
+        assert qty == pytest.approx(made.size[market].sum())

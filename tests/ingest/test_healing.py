@@ -12,7 +12,7 @@ import pytest
 from ingest import healing as module
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
-from ingest.continuity import IDS, SEQUENCE, Gap
+from ingest.gaps import IDS, SEQUENCE, Gap
 from ingest.healing import Budget, Healer
 from ingest.history import Print
 from ingest.instruments import BINANCE, OKX
@@ -72,8 +72,7 @@ async def trades_on(log: SqliteLog) -> tuple[dict[int, int], list[GapRecord]]:
 
 
 def ledger_ids(simulator: Simulator, exchange: str) -> list[int]:
-    name = "t" if exchange == BINANCE else "tradeId"
-    return [int(row[name]) for row in simulator.ledgers[exchange].trades(KEYS[exchange])]
+    return simulator.ledgers[exchange].trades(KEYS[exchange]).id.tolist()
 
 
 KEY_WANTED = Throttle(401, 1.0, 0.0, "/fapi/v1/historicalTrades")

@@ -13,6 +13,7 @@ from ingest.instruments import (
     Instrument,
     instrument_by_name,
     instruments_from,
+    listed_from,
     partition_of,
     symbol_by_name,
 )
@@ -190,6 +191,15 @@ def test_hyperliquid_dexes_keep_their_prefix_and_collateral() -> None:
 def test_what_is_wrong_with_a_list_is_named(exchange: str, payload: object, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         instruments_from(exchange, payload)
+
+
+def test_a_dex_of_unknown_collateral_is_left_out_by_name() -> None:
+    universe = [{"name": "new:TSLA", "szDecimals": 3}]
+    payload = {"dex": "new", "meta": {"universe": universe, "collateralToken": 999}}
+    listed, problems = listed_from(HYPERLIQUID, payload)
+    assert listed == []
+    (problem,) = problems
+    assert "dex 'new' is left out: collateral token 999; known 0 USDC" in problem
 
 
 def test_partitions_are_a_stable_hash() -> None:

@@ -86,7 +86,7 @@ async def keeping(
 
 
 def warnings(told: Sequence[dict[str, object]], event: str) -> list[str]:
-    return [str(e["details"]) for e in told if event in str(e["event"])]
+    return [str(e.get("details", e.get("reason"))) for e in told if event in str(e["event"])]
 
 
 async def test_a_venue_that_refuses_is_told_once_and_collected_when_it_is_there(

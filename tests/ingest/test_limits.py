@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest import healing
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
-from ingest.limits import LIMITS, Budget, Limiter, limiter
+from ingest.limits import LIMITS, Budget, Limiter, limiter, limits
 
 ALLOWED = {  # EXCHANGES §1.3, §2.3, §3.2
     BINANCE: {"connections": (300, 300.0), "line": (10, 1.0)},
@@ -135,3 +136,29 @@ async def test_a_venue_without_known_limits_is_not_limited() -> None:
     for _ in range(1_000):
         await limits.connecting()
         await limits.sending(limits.line())
+
+
+async def test_the_collectors_of_a_process_share_what_an_address_may_do() -> None:
+    assert limiter(OKX) is limiter(OKX)
+    assert limiter(OKX) is not limiter(BINANCE)
+    assert healing.budget(OKX) is healing.budget(OKX)
+
+    async def elsewhere() -> Limiter:
+        return limiter(OKX)
+
+    assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) is not limiter(OKX)
+
+
+@given(st.sampled_from(sorted(LIMITS)), st.integers(1, 8))
+def test_processes_of_one_address_together_stay_within_its_limits(
+    exchange: str, processes: int
+) -> None:
+    whole, part = limits(exchange), limits(exchange, processes)
+    assert part.line_messages == whole.line_messages
+    for name in ("connections", "messages"):
+        rates = zip(getattr(whole, name), getattr(part, name), strict=True)
+        for (count, seconds), (mine, longer) in rates:
+            assert mine >= 1
+            assert processes * mine / longer <= count / seconds + 1e-9
+    assert (part.subscriptions or 0) * processes <= (whole.subscriptions or 0)
+    assert (part.open_connections or 0) * processes <= (whole.open_connections or 0)

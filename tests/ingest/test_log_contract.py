@@ -115,6 +115,22 @@ async def test_read_from_an_offset_and_at_the_end(log: Log) -> None:
     assert await log.read("ticks", 1, 0) == []
 
 
+async def test_an_offset_by_time_leaves_out_nothing_that_came_later(log: Log) -> None:
+    assert await log.offset_at("ticks", 0, 0) == 0
+    await log.append([record("a"), record("b")])
+    await asyncio.sleep(0.002)  # Kafka's clock has milliseconds
+    later = time.time_ns()
+    assert await values(log, offset=await log.offset_at("ticks", 0, later)) == []
+    await log.append([record("c"), record("d")])
+    assert await values(log, offset=await log.offset_at("ticks", 0, later)) == ["c", "d"]
+    first, *_ = await log.read("ticks", 0, 0)
+    at = await log.offset_at("ticks", 0, first.appended_ns)
+    assert await values(log, offset=at) == ["a", "b", "c", "d"]
+    assert await log.offset_at("ticks", 1, 0) == 0
+    with pytest.raises(LogError, match="other"):
+        await log.offset_at("other", 0, 0)
+
+
 async def test_read_stops_near_max_bytes_but_returns_one(log: Log) -> None:
     await log.append([record(b"x" * 1000) for _ in range(10)])
     assert len(await log.read("ticks", 0, 0, max_bytes=10)) == 1
@@ -257,6 +273,20 @@ async def test_fencing_one_partition_leaves_the_others(log: Log) -> None:
     await log.acquire("g", 0)
     await log.commit(owners[1], [record("ok")])
     assert await values(log) == ["ok"]
+
+
+async def test_an_owner_that_released_commits_nothing_more(log: Log, another: Open) -> None:
+    owner, other = await log.acquire("g", 0), await log.acquire("g", 1)
+    await log.commit(owner, [record("before", "bars")], {"k": b"1"})
+    await log.release(owner)
+    await log.release(owner)
+    with pytest.raises(Fenced):
+        await log.commit(owner, [record("after", "bars")], {"k": b"2"})
+    await log.commit(other, [record("other", "bars", 1)])
+    heir = await (await another()).acquire("g", 0)
+    await log.release(owner)  # of an owner that was replaced: changes nothing
+    assert heir.state == {"k": b"1"}
+    assert await values(log, "bars") == ["before"]
 
 
 async def test_retain_by_size_removes_from_the_front_only(log: Log) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from ingest.recorder import (
     read_frames,
     read_header,
 )
+from ingest.records import Coverage
 from tests.ingest.parsing import instrument, recorded
 
 HOUR = 3_600_000_000_000
@@ -105,18 +107,36 @@ def test_a_restart_goes_on_in_the_newest_file_of_the_hour(tmp_path: Path) -> Non
     assert len(files(tmp_path)) == 2  # two sessions fill the first file
 
 
-def test_coverage_is_a_later_header_line(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, HEADER)
+def test_coverage_and_changed_instruments_are_written_where_they_happened(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, replace(HEADER, covered=()))
     recorder.write(frames(1))
-    recorder.covered(START + 5)
+    coverage = Coverage([HEADER.instruments[0].symbol], START + 5, START + 4, anew=True)
+    recorder.covered(coverage)
     recorder.write(frames(1, START + 6))
+    other = instrument("okx-perps", "ETH-USDT-SWAP", 0.1)
+    bigger = replace(HEADER.instruments[0], contract_size=1.0)
+    recorder.changed([bigger, other], gone=())
+    recorder.write(frames(1, START + 7))
+    recorder.write(frames(1, START + HOUR))
+    recorder.changed([bigger, other], gone=[bigger.native])
+    recorder.write(frames(1, START + 2 * HOUR))
     recorder.close()
+    first, second, third = files(tmp_path)
     report = ReadReport()
-    assert len(read(tmp_path / files(tmp_path)[0], report)) == 2
-    assert [(line, header.local_from) for line, header in report.headers] == [
-        (1, START),
-        (3, START + 5),
+    assert len(read(tmp_path / first, report)) == 3
+    assert report.coverage == [coverage]
+    assert [(line, header.instruments) for line, header in report.headers] == [
+        (1, HEADER.instruments),
+        (5, (bigger, other)),
     ]
+    assert all(header.whole == set() for _, header in report.headers)
+    # A file that continues another knows what is covered from its start.
+    header = read_header(tmp_path / second)
+    assert header is not None
+    assert (header.whole, header.local_from) == ({bigger.symbol}, START + HOUR)
+    header = read_header(tmp_path / third)
+    assert header is not None
+    assert (header.whole, header.instruments) == (set(), (bigger, other))
 
 
 def test_flushed_frames_can_be_read_while_recording_goes_on(tmp_path: Path) -> None:

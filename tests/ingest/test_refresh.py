@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
+from ingest import limits, metrics
 from ingest.batches import Universe
 from ingest.changes import changes
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
@@ -33,6 +36,10 @@ def events(records: Sequence[Record]) -> list[dict[str, str]]:
     return [e for e in found if "native" in e]
 
 
+def connections_opened(exchange: str) -> float:
+    return float(metrics.CONNECTED.labels(exchange)._value.get())
+
+
 @pytest.mark.parametrize("exchange", list(NAMES))
 async def test_listings_subscribe_and_delistings_unsubscribe(
     exchange: str, log: SqliteLog, tmp_path: Path
@@ -43,6 +50,7 @@ async def test_listings_subscribe_and_delistings_unsubscribe(
         Change(1.0, exchange, goes, trading=False),
     ]
     market = Market(3, exchange, NAMES[exchange], start_ns=time.time_ns(), intensity=4.0)
+    opened = connections_opened(exchange)
     async with (
         Simulator({exchange: market_feed(market)}, changes=script) as simulator,
         keeping(log, tmp_path, exchange, ["all"], simulator.port, refresh_s=0.2) as (_, made),
@@ -57,14 +65,43 @@ async def test_listings_subscribe_and_delistings_unsubscribe(
         ticks = collector.ticks
         await until(lambda: collector.ticks > ticks + 100)
     records = await collected(log, PARTITIONS)
-    told = [e for part in records.values() for e in events(part)]
-    assert {(e["event"], e["native"]) for e in told} == {("listed", comes), ("delisted", goes)}
     every = [r for part in records.values() for r in part]
-    covered = [s for r in every if r.headers["type"] == "coverage"
-               for s in Coverage.decode(r.value).symbols]  # fmt: skip
-    assert len(set(covered)) == 3
-    symbols = [t.symbols[c] for r in every if (t := ticks_of(r)) is not None for c in set(t.code)]
-    assert len(set(symbols)) == 3
+    happened = [orjson.loads(r.value) for r in every if r.headers["type"] == "event"]
+    # All of it on the connections there were.
+    connected = [e for e in happened if "path" in e]
+    assert {e["event"] for e in connected} == {"connected"}
+    assert connections_opened(exchange) == opened + len({e["path"] for e in connected})
+    told = {(e["event"], e["native"]) for e in happened if "native" in e}
+    assert told == {("listed", comes), ("delisted", goes)}
+    coverages = [Coverage.decode(r.value) for r in every if r.headers["type"] == "coverage"]
+    assert len({s for c in coverages for s in c.symbols}) == 3
+    ticks_there = [t for r in every if (t := ticks_of(r)) is not None]
+    assert len({t.symbols[code] for t in ticks_there for code in set(t.code)}) == 3
+
+
+async def test_a_listing_beyond_the_venues_limit_is_left_out_and_told_once(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, comes, stays_too = NAMES[HYPERLIQUID]
+    few = replace(limits.LIMITS[HYPERLIQUID], subscriptions=4)
+    monkeypatch.setitem(limits.LIMITS, HYPERLIQUID, few)
+    script = [Change(1.0, HYPERLIQUID, comes, trading=True)]
+    market = Market(3, HYPERLIQUID, NAMES[HYPERLIQUID], start_ns=time.time_ns(), intensity=4.0)
+    fetched = metrics.LIST_FETCHED.labels(HYPERLIQUID)
+    with capture_logs() as told:
+        async with (
+            Simulator({HYPERLIQUID: market_feed(market)}, changes=script) as simulator,
+            keeping(log, tmp_path, HYPERLIQUID, ["all"], simulator.port, refresh_s=0.2) as (
+                _,
+                made,
+            ),
+        ):
+            await until(lambda: any("new listings are left out" in e["event"] for e in told))
+            since = fetched._value.get()
+            await until(lambda: fetched._value.get() > since + 0.5)
+            assert {n for _, n in made[0].carries} == {stays, stays_too}
+    (line,) = (e for e in told if "new listings are left out" in e["event"])
+    assert (line["instruments"], line["first"]) == (1, comes)
 
 
 async def test_a_contract_size_takes_effect_from_the_event_on(

@@ -6,11 +6,22 @@ from pathlib import Path
 import pytest
 
 from ingest import resume as module
-from ingest.continuity import FILLS, IDS, RESTART, Gap, IdContinuity
+from ingest.continuity import IdContinuity
+from ingest.gaps import FILLS, IDS, RESTART, Gap
 from ingest.instruments import BINANCE, HYPERLIQUID, partition_of
 from ingest.log import NewRecord
 from ingest.log.sqlite import SqliteLog
-from ingest.records import GAP, OPEN, TICK_TOPICS, TRADES, TRADES_TOPIC, UNHEALABLE, Source
+from ingest.records import (
+    COVERAGE,
+    GAP,
+    OPEN,
+    TICK_TOPICS,
+    TRADES,
+    TRADES_TOPIC,
+    UNHEALABLE,
+    Coverage,
+    Source,
+)
 from ingest.resume import resume
 from ingest.session import gap_record
 from ingest.ticks import encode
@@ -40,6 +51,13 @@ def gap(found: Gap, state: str, exchange: str = BINANCE) -> NewRecord:
     headers = Source(exchange, exchange, "c1", "1").headers(GAP, 0)
     where = partition_of(exchange, found.symbol, PARTITIONS)
     return NewRecord(TRADES_TOPIC, where, record.encode(), headers)
+
+
+def covered(code: int) -> NewRecord:
+    where = partition_of(BINANCE, SYMBOLS[code], PARTITIONS)
+    headers = Source(BINANCE, BINANCE, "c1", "1").headers(COVERAGE, 0)
+    value = Coverage([SYMBOLS[code]], NOW - 5, NOW - 5).encode()
+    return NewRecord(TRADES_TOPIC, where, value, headers)
 
 
 def ids(first: int, last: int) -> Gap:
@@ -118,3 +136,37 @@ async def test_hyperliquids_open_gaps_are_due_again_and_its_last_fills_known(
     assert checks.due() == []
     checks.check(batch(single(0, 6), 1, NOW + 10)[0])
     assert [g.reason for g in checks.due()] == [RESTART]
+
+
+async def test_a_symbol_that_was_collected_and_had_not_traded_has_a_gap_of_unknown_size(
+    log: SqliteLog,
+) -> None:
+    checks = await resumed(log, [covered(1), trades(0, 1, 2)])
+    assert checks.due() == []
+    checks.check(*batch([*single(0, 3), *single(1, 70)], at=NOW + 9))
+    (found,) = checks.due()
+    assert (found.symbol, found.kind, found.reason) == (SYMBOLS[1], FILLS, RESTART)
+    assert (found.first_missing, found.last_missing, found.missing) == (None, None, None)
+    assert (found.exchange_ts, found.local_ts) == (NOW, NOW + 9)
+    checks.check(*batch(single(1, 71), at=NOW + 10))
+    assert checks.due() == []
+
+
+async def test_what_a_symbol_traded_before_the_bound_is_a_gap_of_unknown_size(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_RECORDS", 2)
+    monkeypatch.setattr(module, "TAIL_BYTES", 1)
+    records = [trades(1, 70), *(trades(0, i) for i in range(1, 40))]
+    await log.append([NewRecord(r.topic, 0, r.value, r.headers) for r in records])
+    checks = await resume(log, BINANCE, SYMBOLS, 1, aggregated=False)
+    checks.check(*batch([*single(0, 40), *single(1, 99)], at=NOW + 9))
+    assert [(g.symbol, g.kind) for g in checks.due()] == [(SYMBOLS[1], FILLS)]
+
+
+async def test_an_open_gap_of_unknown_size_is_due_again(log: SqliteLog) -> None:
+    unknown = Gap(SYMBOLS[0], FILLS, None, None, None, RESTART, NOW, NOW + 5, NOW + 5)
+    checks = await resumed(log, [trades(0, 1), gap(unknown, OPEN)])
+    assert checks.due() == [unknown]
+    checks = await resumed(log, [gap(unknown, UNHEALABLE)])
+    assert checks.due() == []

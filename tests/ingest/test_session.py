@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
-from ingest.continuity import REORDER_NS, Gap
+from ingest.continuity import REORDER_NS
+from ingest.gaps import Gap
 from ingest.history import Print
 from ingest.instruments import BINANCE, HYPERLIQUID, Instrument, partition_of
 from ingest.log import NewRecord
@@ -223,7 +224,7 @@ def test_notices_go_to_the_connection_that_received_them() -> None:
     driven.session.receive([(START, b'{"result":null,"id":7}')], mine.append)
     driven.receive(b'{"error":{"code":2,"msg":"Invalid request"},"id":8}')
     driven.session.flush()
-    assert [(n.kind, n.text) for n in mine] == [("ack", "7")]
+    assert [(n.kind, n.number) for n in mine] == [("ack", "7")]
     assert [n.kind for n in driven.notices] == ["error"]
 
 

@@ -102,5 +102,8 @@ def _sessions_started(directory: Path) -> int:
 
 
 def _logged(directory: Path) -> bytes:
-    files = directory.glob("log.db*")
-    return b"".join(path.read_bytes() for path in files)
+    found = b""
+    for path in directory.glob("log.db*"):
+        with contextlib.suppress(FileNotFoundError):  # SQLite's journal comes and goes
+            found += path.read_bytes()
+    return found

@@ -90,3 +90,19 @@ async def test_a_venue_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatc
         pass
     with pytest.raises(UniverseError, match=f"can't reach {url}/info"):
         await fetch_instruments(HYPERLIQUID, url, ["BTC", "xyz:TSLA"])
+
+
+@pytest.mark.parametrize(
+    ("dex", "said"),
+    [
+        (b"null", "no dex 'xyz', it is left out"),
+        (b'{"universe":[{"name":"xyz:TSLA"}],"collateralToken":999}', "collateral token 999"),
+    ],
+)
+async def test_one_dex_that_cannot_be_used_costs_no_other(dex: bytes, said: str) -> None:
+    main = b'200 {"universe":[{"name":"BTC","szDecimals":5}],"collateralToken":0}'
+    async with answering(main, b"200 " + dex) as (url, _):
+        found = await universe.fetch_list(HYPERLIQUID, url, ["", "xyz"])
+    assert [item.instrument.native for item in found.listed] == ["BTC"]
+    (problem,) = found.problems
+    assert said in problem

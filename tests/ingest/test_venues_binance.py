@@ -176,8 +176,8 @@ def test_answers_become_notices() -> None:
         b'{"code":2,"msg":"Invalid request"}',
     )
     assert parsed.report.notices == [
-        Notice("ack", text="1"),
-        Notice("error", text="2 Invalid request: unknown variant `NOT_A_METHOD`"),
+        Notice("ack", number="1"),
+        Notice("error", text="2 Invalid request: unknown variant `NOT_A_METHOD`", number="2"),
         Notice("error", text="2 Invalid request"),
     ]
     assert not parsed.report.malformed

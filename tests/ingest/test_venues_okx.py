@@ -165,7 +165,7 @@ def test_events_become_notices() -> None:
         b"pong",
     )
     assert parsed.report.notices == [
-        Notice("ack", "trades", "BTC-USDT-SWAP", "1512"),
+        Notice("ack", "trades", "BTC-USDT-SWAP", number="1512"),
         Notice("error", text="60012 Invalid request"),
         Notice("closing", text="64008 The connection will soon be closed"),
         Notice("pong"),

@@ -1,6 +1,5 @@
 """Month files and day parts: what readers see between every two steps."""
 
-from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 
@@ -11,141 +10,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from publish import partitions
+from publish.bar_files import Fold
+from publish.layout import Part, Series, month_key, part_key
+from publish.merging import Position
 from publish.partitions import (
-    Position,
-    Rows,
-    Series,
     add_to_month,
-    discard_part,
-    fold,
-    merge,
+    discard_parts,
     month_days,
-    month_key,
-    parse_part_key,
-    part_key,
     read_month,
     read_series,
     write_month,
     write_part,
 )
 from publish.store import NotFound, Store, StoreError
-from tests.publish.bars import at, series
-
-DAY = date(2026, 11, 20)
-S = series()
-
-
-def table(times: Sequence[str | int], values: Sequence[float] | None = None) -> pa.Table:
-    seconds = [at(f"2026-11-{time}") if isinstance(time, str) else time for time in times]
-    time = pa.array([1_000_000 * s for s in seconds], pa.int64()).cast(pa.timestamp("us"))
-    return pa.table({"time": time, "open": pa.array(values or range(len(times)), pa.float64())})
-
-
-def rows(
-    times: Sequence[str | int],
-    values: Sequence[float] | None = None,
-    *,
-    offset: int = 0,
-    read: int | None = None,
-    partition: int = 0,
-) -> Rows:
-    """Rows of one record at `offset`, read up to `read`."""
-    position = Position(partition, offset + 1 if read is None else read)
-    return Rows(table(times, values), np.full(len(times), offset), position)
-
-
-def shown(found: pa.Table) -> list[tuple[str, float]]:
-    times = [time.strftime("%d %H:%M") for time in found["time"].to_pylist()]
-    return list(zip(times, found["open"].to_pylist(), strict=True))
-
-
-def test_keys_are_the_documented_layout() -> None:
-    assert month_key(S, 2026, 1) == (
-        "metrics/ohlcv/exchange=binance-futures/symbol=perpetual-BTC-USDT:USDT/interval=1m"
-        "/timestamp=true/year=2026/month=01/data.parquet"
-    )
-    assert part_key(S, date(2026, 11, 5)) == (
-        "metrics_open/ohlcv/exchange=binance-futures/symbol=perpetual-BTC-USDT:USDT/interval=1m"
-        "/timestamp=true/year=2026/month=11/day=05/data.parquet"
-    )
-
-
-@pytest.mark.parametrize(
-    "symbol", ["perpetual-xyz:TSLA-USDC:USDC", "a/b", "50%", "x=y", "币安", "a b"]
-)
-def test_every_symbol_has_a_safe_key_and_comes_back(symbol: str) -> None:
-    key = part_key(Series("flow", "e", symbol, "1s", "exchange"), DAY)
-    assert key.isascii()
-    assert len(key.split("/")) == 10
-    assert parse_part_key(key) == (Series("flow", "e", symbol, "1s", "exchange"), DAY)
-
-
-@pytest.mark.parametrize("key", ["", "metrics_open/x", month_key(S, 2026, 11), "a/b=1/c"])
-def test_other_keys_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="is not the key of an open part"):
-        parse_part_key(key)
-
-
-class TestMerge:
-    def test_sorts_and_keeps_the_last_record_of_a_time(self) -> None:
-        new = Rows(table(["20 00:02", "20 00:01", "20 00:02"]), np.array([5, 5, 4]), Position(0, 6))
-        merged, count = merge(None, None, new)
-        assert (shown(merged), count) == ([("20 00:01", 1.0), ("20 00:02", 0.0)], 2)
-
-    def test_a_record_read_again_changes_nothing(self) -> None:
-        old = table(["20 00:01", "20 00:02"], [1, 2])
-        merged, count = merge(old, Position(0, 8), rows(["20 00:02"], [9], offset=7, read=20))
-        assert (merged, count) == (old, 0)
-
-    def test_a_later_record_corrects(self) -> None:
-        old = table(["20 00:01", "20 00:02"], [1, 2])
-        merged, count = merge(old, Position(0, 8), rows(["20 00:02"], [9], offset=8))
-        assert (shown(merged), count) == ([("20 00:01", 1.0), ("20 00:02", 9.0)], 1)
-
-    def test_a_row_the_file_lacks_comes_in_whatever_its_offset(self) -> None:
-        """The log was replaced by a new one, or lost its tail in a power cut."""
-        old = table(["20 00:01"], [1])
-        merged, count = merge(old, Position(0, 1000), rows(["20 00:02"], [2], offset=3))
-        assert (shown(merged), count) == ([("20 00:01", 1.0), ("20 00:02", 2.0)], 1)
-
-    def test_another_partition_never_overrides(self) -> None:
-        old = table(["20 00:01"], [1])
-        merged, count = merge(old, Position(0, 1), rows(["20 00:01"], [9], offset=50, partition=1))
-        assert (merged, count) == (old, 0)
-
-    def test_a_column_added_by_an_upgrade_is_null_before(self) -> None:
-        new = rows(["20 00:02"], offset=9)
-        wider = new.table.append_column("volume", pa.array([5.0]))
-        merged, _ = merge(table(["20 00:01"]), Position(0, 1), Rows(wider, new.offsets, new.read))
-        assert merged.column_names == ["time", "open", "volume"]
-        assert merged["volume"].to_pylist() == [None, 5.0]
+from tests.publish.bars import at
+from tests.publish.part_rows import DAY, S, fold, rows, shown, table
 
 
 def test_parts_grow_and_are_what_readers_see(store: Store) -> None:
-    assert write_part(store, S, DAY, rows(["20 00:00", "20 00:01"])) == 2
-    assert write_part(store, S, DAY, rows(["20 00:01", "20 00:02"], [7, 8], offset=1)) == 2
-    assert write_part(store, S, DAY, rows(["20 00:02"], [99], offset=1)) == 0
+    assert write_part(store, S, Part(DAY), rows(["20 00:00", "20 00:01"])) == 2
+    assert write_part(store, S, Part(DAY), rows(["20 00:01", "20 00:02"], [7, 8], offset=1)) == 2
+    assert write_part(store, S, Part(DAY), rows(["20 00:02"], [99], offset=1)) == 0
     expected = [("20 00:00", 0.0), ("20 00:01", 7.0), ("20 00:02", 8.0)]
     assert shown(read_series(store, S, 2026, 11)) == expected
     assert read_series(store, S, 2026, 10).num_rows == 0
 
 
 def test_fold_shows_every_row_once_between_every_two_steps(store: Store) -> None:
-    write_part(store, S, date(2026, 11, 19), rows(["19 23:59"]))
-    write_part(store, S, DAY, rows(["20 00:00", "20 00:01"], offset=4))
+    write_part(store, S, Part(date(2026, 11, 19)), rows(["19 23:59"]))
+    write_part(store, S, Part(DAY), rows(["20 00:00", "20 00:01"], offset=4))
     expected = [("19 23:59", 0.0), ("20 00:00", 0.0), ("20 00:01", 1.0)]
     # The later day first: days may close in any order.
     month = fold(store, S, DAY, now=100.0)
     assert month.days == {DAY}
-    assert month.folds[DAY] == partitions.Fold(Position(0, 5), 100.0)
+    assert month.folds[DAY] == Fold(Position(0, 5), 100.0)
     assert shown(read_series(store, S, 2026, 11)) == expected
     assert fold(store, S, DAY, now=200.0).folds[DAY].at == 100.0
     fold(store, S, date(2026, 11, 19), now=200.0)
     assert shown(read_series(store, S, 2026, 11)) == expected
     assert store.exists(part_key(S, DAY))
     for day in (DAY, date(2026, 11, 19)):
-        discard_part(store, S, day)
+        discard_parts(store, S, day)
         assert shown(read_series(store, S, 2026, 11)) == expected
     assert store.list("metrics_open") == []
     assert month_days(store, S, "2026-11") == ["2026-11-19", "2026-11-20"]
@@ -158,12 +63,12 @@ def test_fold_without_a_part_does_nothing(store: Store) -> None:
 
 
 def test_late_rows_go_into_the_month_file_once(store: Store) -> None:
-    write_part(store, S, DAY, rows(["20 00:00"], offset=4))
+    write_part(store, S, Part(DAY), rows(["20 00:00"], offset=4))
     fold(store, S, DAY, now=1.0)
     late = rows(["20 00:00", "20 00:05"], [99, 5], offset=4, read=9)
     for new in (1, 0):
         count, month = add_to_month(store, S, DAY, late, now=2.0)
-        assert (count, month.folds[DAY]) == (new, partitions.Fold(Position(0, 9), 1.0))
+        assert (count, month.folds[DAY]) == (new, Fold(Position(0, 9), 1.0))
     assert shown(read_series(store, S, 2026, 11)) == [("20 00:00", 0.0), ("20 00:05", 5.0)]
 
 
@@ -175,7 +80,7 @@ def test_write_month_replaces_its_days_and_keeps_the_others(store: Store) -> Non
 
 
 def test_a_replayed_day_wins_over_its_live_part_but_loses_none_of_its_rows(store: Store) -> None:
-    write_part(store, S, DAY, rows(["20 00:00", "20 00:01"], [1, 2]))
+    write_part(store, S, Part(DAY), rows(["20 00:00", "20 00:01"], [1, 2]))
     write_month(store, S, table(["20 00:01"], [7]), ["2026-11-20"])
     assert shown(read_series(store, S, 2026, 11)) == [("20 00:01", 7.0)]
     fold(store, S, DAY, now=1.0)
@@ -201,7 +106,7 @@ def test_write_month_refuses(
 
 def test_files_are_what_the_datasets_say(tmp_path: Path) -> None:
     store = Store(f"file://{tmp_path}")
-    write_part(store, S, DAY, rows(["20 00:01", "20 00:00"]))
+    write_part(store, S, Part(DAY), rows(["20 00:01", "20 00:00"]))
     fold(store, S, DAY, now=1.0)
     for key in (part_key(S, DAY), month_key(S, 2026, 11)):
         file = pq.ParquetFile(tmp_path / key)
@@ -252,10 +157,10 @@ def test_a_file_of_another_program_is_named_and_kept(tmp_path: Path) -> None:
     store = Store(f"file://{tmp_path}")
     store.put(part_key(S, DAY), b"not parquet")
     with pytest.raises(StoreError, match=r"day=20/data\.parquet is not parquet"):
-        write_part(store, S, DAY, rows(["20 00:00"]))
+        write_part(store, S, Part(DAY), rows(["20 00:00"]))
     pq.write_table(table(["20 00:00"]), tmp_path / part_key(S, DAY))
     with pytest.raises(StoreError, match=r"day=20/data\.parquet was not written by perpflow"):
-        write_part(store, S, DAY, rows(["20 00:00"]))
+        write_part(store, S, Part(DAY), rows(["20 00:00"]))
     store.put(month_key(S, 2026, 11), b"PAR1")
     with pytest.raises(StoreError, match=r"month=11/data\.parquet is not parquet"):
         read_month(store, S, 2026, 11)

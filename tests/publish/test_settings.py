@@ -127,7 +127,7 @@ def test_every_wrong_setting_is_named_with_where_it_was_set() -> None:
         "  log.partitons (wrong.toml): no such setting: did you mean partitions?"
         " [log] has path, partitions, retention_hours, retention_mb, kafka",
         "  logs (PERPFLOW_LOGS__PATH): no such setting: did you mean log?"
-        " there are log, venues, ingest, aggregate, publish, metrics",
+        " there are log, venues, ingest, aggregate, publish, api, metrics",
         "  metrics.port (PERPFLOW_METRICS__PORT): should be a valid integer, unable to parse string"
         ' as an integer (given: "http")',
         '  publish.flush (wrong.toml): has no unit: write "30s" or "30ms" (ms, s, m, h, d)'
@@ -150,6 +150,9 @@ def test_every_wrong_setting_is_named_with_where_it_was_set() -> None:
         ('[venues.okx-perps]\nsymbols = ["A", "A"]', "names A more than once"),
         ('[venues.okx-perps]\nsymbols = ["A", " "]', "venues.okx-perps.symbols[1] (wrong.toml)"),
         ('[aggregate]\neviction = "1ms"', 'should be "1s" or more'),
+        ('[publish]\nflush_by_interval = {2s = "1m"}', "should be one of 1s, 15s, 30s, 1m"),
+        ("[publish.flush_by_interval]\n1s = 60", 'has no unit: write "60s"'),
+        ('[publish]\ns3_kms_key = "k"', 's3_kms_key needs s3_encryption = "aws:kms"'),
         ("[log", "wrong.toml: not a TOML file"),
     ],
 )
@@ -213,6 +216,14 @@ def test_the_password_of_kafka_is_neither_printed_nor_in_messages() -> None:
 
 
 @pytest.mark.parametrize(
+    "preview",
+    ["binance-futures BTC", "nyse A 2026-10", "okx-perps A 2026-13", "okx-perps  A 2026-10"],
+)
+def test_wrong_previews(preview: str) -> None:
+    assert "api.previews" in refusal(f'[api]\npreviews = ["{preview}"]')
+
+
+@pytest.mark.parametrize(
     ("toml", "message"),
     [
         ('[log.kafka]\nservers = "k1"', "log.kafka.servers"),
@@ -228,7 +239,9 @@ def test_wrong_kafka_settings(toml: str, message: str) -> None:
 
 
 def test_what_is_printed_loads_back() -> None:
-    settings = load_settings(EXAMPLE, ['ingest.record_dir=a "b"', "metrics.port=1"], {})
+    flags = ['ingest.record_dir=a "b"', "metrics.port=1", "publish.flush_by_interval.1s=1m"]
+    settings = load_settings(EXAMPLE, flags, {})
+    assert settings.publish.flush_by_interval == {"1s": 60_000_000_000}
     printed = Path("printed.toml")
     printed.write_text(to_toml(settings))
     assert load_settings(printed, (), {}) == settings

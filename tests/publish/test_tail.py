@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ingest.records import (
     Source,
 )
 from ingest.ticks import BUY, SELL, Quotes, Trades, encode
-from publish.tail import TailOptions, lines, tail
+from publish.tail import Since, Start, TailOptions, lines, parse_start, tail
 
 SOURCE = Source("okx-perps", "okx-perps", "c1", "1")
 NS = 1_721_300_000_123_456_789
@@ -72,9 +73,39 @@ async def tailed(log: SqliteLog, **options: Any) -> list[int]:
 async def test_the_whole_topic_or_a_part_of_it(log: SqliteLog) -> None:
     assert sorted(await tailed(log)) == [1, 2, 3, 4, 5, 10]
     assert await tailed(log, partition=0) == [1, 2, 3, 4, 5]
-    assert await tailed(log, partition=0, start="1") == [3, 4, 5]
+    assert await tailed(log, partition=0, start=1) == [3, 4, 5]
     assert await tailed(log, partition=0, limit=3) == [1, 2, 3]
     assert await tailed(log, start="end") == []
+
+
+async def test_from_a_time_on(log: SqliteLog) -> None:
+    later = time.time_ns()
+    assert await tailed(log, start=Since(later)) == []
+    await log.append([new_trades(0, 2, [6]), new_trades(1, 1, [11])])
+    assert sorted(await tailed(log, start=Since(later))) == [6, 11]
+    assert sorted(await tailed(log, start=Since(0))) == [1, 2, 3, 4, 5, 6, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("start", "start"),
+        ("end", "end"),
+        ("17", 17),
+        ("-10m", Since(NS - 600_000_000_000)),
+        ("-1.5s", Since(NS - 1_500_000_000)),
+        ("2024-07-18T10:53:20Z", Since(NS - 123_456_789)),
+        ("2024-07-18T12:53:20.123456+02:00", Since(NS - 789)),
+    ],
+)
+def test_where_to_start_may_be_said_so(text: str, start: Start) -> None:
+    assert parse_start(text, NS) == start
+
+
+@pytest.mark.parametrize("text", ["yesterday", "-10", "-x", "2024-07-18T10:53:20", "", "1.5"])
+def test_where_to_start_is_not_guessed(text: str) -> None:
+    with pytest.raises(ValueError, match="should be start, end, an offset, a time"):
+        parse_start(text, NS)
 
 
 async def test_follow_prints_what_comes_later(log: SqliteLog) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 
 from aggregate import snapshot
-from aggregate.datasets.base import Dataset, Merge
+from aggregate.datasets.base import Column, Dataset, Merge
 from aggregate.groups import Groups, Rows
 from aggregate.intervals import LADDER, NS
 from aggregate.rollup import Ladder
@@ -24,7 +24,8 @@ class MedianQty(Dataset):
     name = "median_qty"
     kind = "trades"
     partial: ClassVar = {"values": Merge.FIRST}  # a name for the state; `merge` is its own
-    columns = ("median",)
+    about = "The median quantity."
+    columns: ClassVar = {"median": Column("Median quantity, base units.")}
 
     def from_ticks(self, ticks, groups):
         return {"values": joined(np.split(ticks.qty, groups.starts[1:]))}

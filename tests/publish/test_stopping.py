@@ -1,4 +1,4 @@
-"""`perpflow run`: what hangs does not hold up a stop."""
+"""Daemons: what hangs does not hold up a stop."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import time
 def test_a_stop_that_hangs_ends_the_process_with_an_error() -> None:
     script = (
         "import time\n"
-        "from publish.pipeline import _deadline\n"
-        "with _deadline(0.2):\n"
+        "from publish.stopping import deadline\n"
+        "with deadline(0.2):\n"
         "    time.sleep(60)\n"
     )
     begun = time.monotonic()
@@ -22,8 +22,8 @@ def test_a_stop_that_hangs_ends_the_process_with_an_error() -> None:
 def test_a_stop_in_time_ends_nothing() -> None:
     script = (
         "import time\n"
-        "from publish.pipeline import _deadline\n"
-        "with _deadline(0.2):\n"
+        "from publish.stopping import deadline\n"
+        "with deadline(0.2):\n"
         "    pass\n"
         "time.sleep(0.5)\n"
         "print('alive')\n"

@@ -83,6 +83,16 @@ def test_shifts_move_exchange_stamps_alone(by_s: float) -> None:
     assert body["t"] == was["t"]
 
 
+def test_a_shift_is_the_venues_own_stamp_and_no_fault_of_what_is_pushed() -> None:
+    frame = b'{"T":1791269849651,"t":8}'
+    faults = DataFaults(1, [Fault("shift", KEY, between=(1, 2), by_s=-3.0), Fault("drop", "other")])
+    event = (START, KEY, frame)
+    assert faults.stamped(BINANCE, event, SECOND) == shifted(event, -3_000)
+    assert faults.stamped(BINANCE, event, 2 * SECOND) == event
+    assert faults.pushed(BINANCE, event, SECOND) == [event]
+    assert faults.struck == {"shift": 1}
+
+
 def test_a_seed_is_a_script_for_each_stream() -> None:
     faults = [Fault("drop", chance=0.1, n=2), Fault("duplicate", chance=0.1)]
     alone = pushed(DataFaults(5, faults), stream(200))

@@ -4,15 +4,17 @@ from dataclasses import replace
 from math import inf
 
 import httpx
+import numpy as np
 import orjson
 import pytest
 
-from ingest.continuity import IDS, SEQUENCE, Gap
+from ingest.gaps import IDS, SEQUENCE, Gap
 from ingest.history import Print, walk
 from ingest.simulator import EXCHANGES, Simulator
 from ingest.simulator.data_faults import DataFaults, Throttle
-from ingest.simulator.ledger import RECENT_FILLS, Ledger
+from ingest.simulator.ledger import RECENT_FILLS, Ledger, Trades
 from ingest.simulator.listings import BINANCE, DEFAULT_NATIVES, HYPERLIQUID, OKX, many_natives
+from ingest.ticks import BUY, SELL
 from tests.ingest.simulating import START, events, eventually, feed, market
 
 KEYS = {
@@ -28,6 +30,11 @@ def ledger(exchange: str, seconds: float = 60) -> Ledger:
     for event in events(exchange, seconds, keys):
         book.add(event)
     return book
+
+
+def ids_and_counts(made: Trades, rows: slice) -> list[tuple[int, int]]:
+    counts = made.id - made.first + 1
+    return list(zip(made.id[rows].tolist(), counts[rows].tolist(), strict=True))
 
 
 def gap(first: int, last: int, aggregates: tuple[int, int] | None = None) -> Gap:
@@ -51,68 +58,87 @@ def walked(
 
 def test_binance_trades_of_a_gap_over_pages() -> None:
     book = ledger(BINANCE, 400)
-    rows = book.trades(KEYS[BINANCE])
-    missing = rows[100:1_800]
-    found, why = walked(book, BINANCE, gap(missing[0]["t"], missing[-1]["t"]))
+    made = book.trades(KEYS[BINANCE])
+    ids = made.id[100:1_800]
+    found, why = walked(book, BINANCE, gap(int(ids[0]), int(ids[-1])))
     assert why == ""
-    market_trades = [r for r in missing if r["X"] == "MARKET"]
-    assert [(p.id, p.price, p.size) for p in found] == [
-        (r["t"], float(r["p"]), float(r["q"])) for r in market_trades
-    ]
+    listed = np.isin(made.id, ids) & made.market
+    columns = (made.id, made.price, made.size, made.ms, np.where(made.buy, BUY, SELL))
+    assert [(p.id, p.price, p.size, p.exchange_ms, p.side) for p in found] == list(
+        zip(*(column[listed].tolist() for column in columns), strict=True)
+    )
     assert {p.count for p in found} == {1}
 
 
 def test_binance_aggregates_of_a_gap() -> None:
     book = ledger(BINANCE)
-    missing = book.trades("btcusdt@aggTrade")[3:20]
-    ends = (missing[0]["a"], missing[-1]["a"])
-    found, why = walked(book, BINANCE, gap(missing[0]["f"], missing[-1]["l"], ends))
+    made = book.trades("btcusdt@aggTrade")
+    ends = int(made.number[3]), int(made.number[19])
+    found, why = walked(book, BINANCE, gap(int(made.first[3]), int(made.id[19]), ends))
     assert why == ""
-    assert [(p.id, p.count) for p in found] == [(r["l"], r["l"] - r["f"] + 1) for r in missing]
+    assert [(p.id, p.count) for p in found] == ids_and_counts(made, slice(3, 20))
 
 
 @pytest.mark.parametrize("seconds", [60, 600])
 def test_binance_trades_of_a_gap_by_time_as_aggregates(seconds: float) -> None:
     book = ledger(BINANCE, seconds)
-    known = book.trades("btcusdt@aggTrade")
-    missing = known[20:-20]
-    ends = (known[19]["T"] * 10**6, known[-20]["T"] * 10**6)
-    first, last = missing[0]["f"], missing[-1]["l"]
-    whole = replace(gap(first, last), exchange_ts=ends[0], exchange_to=ends[1])
+    made = book.trades("btcusdt@aggTrade")
+    ends = (int(made.ms[19]) * 10**6, int(made.ms[-20]) * 10**6)
+    whole = replace(
+        gap(int(made.first[20]), int(made.id[-21])), exchange_ts=ends[0], exchange_to=ends[1]
+    )
     found, why = walked(book, BINANCE, whole, trades=False)
     assert why == ""
-    assert [(p.id, p.count) for p in found] == [(r["l"], r["l"] - r["f"] + 1) for r in missing]
+    assert [(p.id, p.count) for p in found] == ids_and_counts(made, slice(20, -20))
     # Of an aggregate that is only in part inside, nothing can be had.
-    split = next(i for i, r in enumerate(missing) if r["f"] < r["l"])
-    part = replace(whole, first_missing=missing[split]["l"])
+    split = next(i for i in range(20, len(made)) if made.first[i] < made.id[i])
+    part = replace(whole, first_missing=int(made.id[split]))
     found, why = walked(book, BINANCE, part, trades=False)
     assert "part of an aggregate" in why
-    assert [p.id for p in found] == [r["l"] for r in missing[split + 1 :]]
+    assert [p.id for p in found] == made.id[split + 1 : -20].tolist()
 
 
 def test_okx_fills_of_a_gap_over_pages() -> None:
     book = ledger(OKX, 200)
-    missing = book.trades(KEYS[OKX])[5:340]
-    found, why = walked(book, OKX, gap(int(missing[0]["tradeId"]), int(missing[-1]["tradeId"])))
+    missing = book.trades(KEYS[OKX]).id[5:340].tolist()
+    found, why = walked(book, OKX, gap(missing[0], missing[-1]))
     assert why == ""
-    assert sorted(p.id for p in found) == [int(r["tradeId"]) for r in missing]
+    assert sorted(p.id for p in found) == missing
 
 
 def test_hyperliquid_lists_the_last_fills_newest_first() -> None:
     book = ledger(HYPERLIQUID)
-    rows = book.trades(KEYS[HYPERLIQUID])
+    ids = book.trades(KEYS[HYPERLIQUID]).id.tolist()
     answer = book.answer("/info", {"type": "recentTrades", "coin": "BTC"})
     assert answer is not None
-    assert [r["tid"] for r in orjson.loads(answer[1])] == [
-        r["tid"] for r in rows[: -RECENT_FILLS - 1 : -1]
-    ]
+    assert [r["tid"] for r in orjson.loads(answer[1])] == ids[: -RECENT_FILLS - 1 : -1]
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_every_trade_is_kept_from_the_first_on(exchange: str) -> None:
+    """As many as an hour's: what is read again from the frames is what the columns hold."""
+    made = ledger(exchange, 900).trades(KEYS[exchange])
+    pushed = [orjson.loads(event[2])["data"] for event in events(exchange, 900, [KEYS[exchange]])]
+    rows = [r for data in pushed for r in (data if isinstance(data, list) else [data])]
+    assert len(made) == len(rows) > 5_000
+    id_name, price, size, ms = {
+        BINANCE: ("t", "p", "q", "T"),
+        OKX: ("tradeId", "px", "sz", "ts"),
+        HYPERLIQUID: ("tid", "px", "sz", "time"),
+    }[exchange]
+    assert made.id.tolist() == [int(r[id_name]) for r in rows]
+    assert made.ms.tolist() == [int(r[ms]) for r in rows]
+    assert made.price.tolist() == [float(r[price]) for r in rows]
+    assert made.size.tolist() == [float(r[size]) for r in rows]
+    buys = [r["m"] is False if exchange == BINANCE else r["side"] in ("buy", "B") for r in rows]
+    assert made.buy.tolist() == buys
+    assert made.market.tolist() == [r.get("X", "MARKET") == "MARKET" for r in rows]
 
 
 @pytest.mark.parametrize("exchange", [BINANCE, OKX])
 def test_what_the_market_has_not_made_yet_is_not_listed(exchange: str) -> None:
     book = ledger(exchange)
-    name = "t" if exchange == BINANCE else "tradeId"
-    last = int(book.trades(KEYS[exchange])[-1][name])
+    last = int(book.trades(KEYS[exchange]).id[-1])
     found, why = walked(book, exchange, gap(last + 3, last + 9))
     assert found == []
     assert "ends" in why
@@ -132,9 +158,8 @@ async def test_history_over_http_knows_what_was_dropped_and_refuses_now_and_then
             if found.status_code == 429:
                 assert float(found.headers["Retry-After"]) == 0.25
             else:
-                rows = simulator.ledgers[BINANCE].trades(KEYS[BINANCE])
-                listed = [r["t"] for r in rows if r["X"] == "MARKET"]
-                assert [r["id"] for r in found.json()] == listed[-100:]
+                made = simulator.ledgers[BINANCE].trades(KEYS[BINANCE])
+                assert [r["id"] for r in found.json()] == made.id[made.market][-100:].tolist()
         bad = await client.get("/fapi/v1/historicalTrades")
         while bad.status_code == 429:
             bad = await client.get("/fapi/v1/historicalTrades")

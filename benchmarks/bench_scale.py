@@ -1,0 +1,126 @@
+"""Aggregators in a group: 1, 2 and 4 processes over the same backlog of 16 partitions on Kafka.
+
+The backlog is that of `bench_log_to_log` (about 12 M ticks of 200 instruments, at 50 times the
+market's rate), each instrument in its own partition; every group starts from its beginning. Each
+process's CPU seconds count from its joining until the whole backlog is committed: taking over,
+reading, aggregating and committing, and waiting for the others. On one machine more processes than
+cores share them, so what is claimed is the work a CPU second does, and that the work divides.
+"""
+
+import asyncio
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from aggregate.aggregator import Aggregator
+from aggregate.shard import Rules
+from benchmarks.bench_log_to_log import burst, collect
+from benchmarks.result import Result, cpu_time
+from ingest import records
+from ingest.log import TopicPartition
+from ingest.log.kafka import KafkaLog
+from ingest.log.kafka_group import KafkaMembership
+from ingest.log.kafka_options import KafkaOptions
+from tests.kafka.broker import ApacheKafka
+
+PARTITIONS = 16
+PROCESSES = (1, 2, 4)
+TARGET = 0.85
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+def run() -> list[Result]:
+    with tempfile.TemporaryDirectory() as place:
+        # Who starts together is given its share together.
+        broker = ApacheKafka(Path(place), {"group.initial.rebalance.delay.ms": "2000"})
+        broker.start()
+        try:
+            ticks, ends = asyncio.run(_fill(broker.servers))
+            spent = {n: asyncio.run(_measured(broker.servers, n, ends)) for n in PROCESSES}
+        finally:
+            broker.stop()
+    results = []
+    alone = ticks / sum(spent[1][1])
+    for n, (wall, cpu) in spent.items():
+        rate = ticks / sum(cpu)
+        detail: dict[str, object] = {
+            "ticks": ticks,
+            "seconds": round(wall, 2),
+            "cpu_seconds": [round(s, 2) for s in cpu],
+        }
+        name = f"16 partitions on Kafka, {n} aggregating processes"
+        results.append(Result(name, rate, "ticks/CPU-s", None, detail))
+        if n > 1:
+            results += [
+                Result(f"{name}: against one", rate / alone, "of its ticks/CPU-s", TARGET),
+                Result(f"{name}: the busiest one's part", max(cpu) / sum(cpu), "of the work"),
+            ]
+    return results
+
+
+async def _fill(servers: str) -> tuple[int, dict[TopicPartition, int]]:
+    """Put the backlog on the log; returns its ticks and the end of each partition."""
+    log = KafkaLog(KafkaOptions(servers))
+    ticks = await collect(log, *burst(), PARTITIONS)
+    ends = {
+        (topic, partition): (await log.bounds(topic, partition))[1]
+        for topic in records.TICK_TOPICS
+        for partition in range(PARTITIONS)
+    }
+    await log.close()
+    return ticks, ends
+
+
+async def _measured(
+    servers: str, processes: int, ends: dict[TopicPartition, int]
+) -> tuple[float, list[float]]:
+    """Seconds, and each process's CPU seconds, until everything is committed."""
+    group = f"scale-{processes}"
+    pipes = [_SPAWN.Pipe() for _ in range(processes)]
+    children = [_SPAWN.Process(target=_child, args=(servers, group, theirs)) for _, theirs in pipes]
+    for child in children:
+        child.start()
+    ours = [pipe for pipe, _ in pipes]
+    await _each(ours)  # it has imported what it needs
+    begun = time.monotonic()
+    for pipe in ours:
+        pipe.send("go")
+    log = KafkaLog(KafkaOptions(servers))
+    while await log.committed(group) != ends:
+        assert all(child.is_alive() for child in children)
+        await asyncio.sleep(0.2)
+    wall = time.monotonic() - begun
+    await log.close()
+    for pipe in ours:
+        pipe.send("stop")
+    cpu = await _each(ours)
+    for child in children:
+        child.join()
+    return wall, cpu
+
+
+async def _each(pipes: Sequence[Connection]) -> list[float]:
+    return [await asyncio.to_thread(pipe.recv) for pipe in pipes]
+
+
+def _child(servers: str, group: str, parent: Connection) -> None:
+    parent.send(0.0)
+    parent.recv()
+    asyncio.run(_aggregate(servers, group, parent))
+
+
+async def _aggregate(servers: str, group: str, parent: Connection) -> None:
+    options = KafkaOptions(servers)
+    log = KafkaLog(options)
+    members = KafkaMembership(options, group, records.TRADES_TOPIC)
+    aggregator = Aggregator(log, members, Rules(), group=group)
+    with cpu_time() as cpu:
+        running = asyncio.create_task(aggregator.run())
+        await asyncio.to_thread(parent.recv)
+    aggregator.stop(drain_s=0.0)
+    await running
+    await log.close()
+    parent.send(cpu.seconds)

@@ -1,0 +1,303 @@
+"""Raw ticks of days that are not over: chunks, each what one flush read of a partition.
+
+    raw_open/{kind}/partition=PPP/day=YYYY-MM-DD/{first offset}-{epoch}.parquet
+
+A chunk holds the rows of one UTC day (of arrival), one row group an instrument, in the log's order.
+Its name is the offset it begins at, where the commit before it ended, and the epoch of the owner
+that wrote it. So a chunk that was written and not committed is known by its name: the next start
+removes it, and of a zombie's that comes later still the newer owner's is taken. Readers are not
+sent here.
+
+Metadata: `perpflow.offsets`, "partition:from:to"; `perpflow.groups`, JSON [[exchange, symbol,
+lowest local_ts, highest, rows], …].
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ingest import records
+from ingest.log import Record
+from ingest.ticks import MalformedBatch, Quotes, Trades, decode
+from publish.merging import EPOCH
+from publish.store import Store, StoreError
+
+ROOT = "raw_open"
+TRADES, QUOTES, GAPS, SESSIONS = "trades", "quotes", "gaps", "sessions"
+DAY_NS = 86_400_000_000_000
+
+_NAME = pa.dictionary(pa.int32(), pa.utf8())
+_WHERE = [("exchange", _NAME), ("symbol", _NAME), ("local_ts", pa.int64())]
+_TICK = [("exchange_ts", pa.int64()), ("collector", _NAME), ("row", pa.int64())]
+SCHEMAS: Mapping[str, pa.Schema] = {
+    TRADES: pa.schema(
+        [
+            *_WHERE,
+            *_TICK,
+            ("origin", pa.int8()),
+            ("id", pa.int64()),
+            ("count", pa.int32()),
+            ("side", pa.int8()),
+            ("price", pa.float64()),
+            ("qty", pa.float64()),
+            ("notional", pa.float64()),
+            ("off_book", pa.int8()),
+        ]
+    ),
+    QUOTES: pa.schema(
+        [
+            *_WHERE,
+            *_TICK,
+            ("sequence", pa.int64()),
+            ("bid_price", pa.float64()),
+            ("bid_qty", pa.float64()),
+            ("ask_price", pa.float64()),
+            ("ask_qty", pa.float64()),
+        ]
+    ),
+    GAPS: pa.schema(
+        [
+            *_WHERE,
+            ("exchange_ts", pa.int64()),
+            ("kind", pa.utf8()),
+            ("first_missing", pa.int64()),
+            ("last_missing", pa.int64()),
+            ("missing", pa.int64()),
+            ("healed", pa.int64()),
+            ("reason", pa.utf8()),
+        ]
+    ),
+    SESSIONS: pa.schema(
+        [
+            *_WHERE,
+            ("event", pa.utf8()),
+            ("collector", pa.utf8()),
+            ("shard", pa.utf8()),
+            ("session", pa.utf8()),
+            ("local_from", pa.int64()),
+            ("exchange_from", pa.int64()),
+            ("anew", pa.bool_()),
+        ]
+    ),
+}
+"""The columns of each kind's chunks; stamps are ns since the epoch. A session's event that is about
+all instruments has the symbol ""."""
+
+_EVENTS = {
+    records.SESSION_START: "start",
+    records.SESSION_END: "end",
+    records.EVICTION: "evicted",
+    records.COVERAGE: "covered",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Where an instrument's rows are in a chunk, and between which arrival stamps (ns)."""
+
+    index: int
+    exchange: str
+    symbol: str
+    low: int
+    high: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk's key, the log's records that are in it, and its instruments."""
+
+    key: str
+    partition: int
+    first: int
+    next: int
+    epoch: int
+    groups: tuple[Group, ...]
+    file: pq.FileMetaData
+
+
+def prefix(kind: str, partition: int) -> str:
+    return f"{ROOT}/{kind}/partition={partition:03}"
+
+
+def key_of(kind: str, partition: int, day: date, first: int, epoch: int) -> str:
+    return f"{prefix(kind, partition)}/day={day}/{first:020}-{epoch:06}.parquet"
+
+
+def parse_key(key: str) -> tuple[str, int, date, int, int]:
+    """Kind, partition, day, first offset and epoch. Raises ValueError for another key."""
+    try:
+        root, kind, partition, day, name = key.split("/")
+        if root != ROOT or kind not in SCHEMAS:
+            raise ValueError
+        number = int(partition.removeprefix("partition="))
+        first, epoch = map(int, name.removesuffix(".parquet").split("-"))
+        return kind, number, date.fromisoformat(day.removeprefix("day=")), first, epoch
+    except ValueError:
+        raise ValueError(f"{key} is not the key of a chunk") from None
+
+
+def tables_of(found: Sequence[Record]) -> tuple[dict[str, pa.Table], list[str]]:
+    """The rows of records of one partition by kind, in the log's order; and what is malformed."""
+    batches: dict[str, list[pa.Table]] = {kind: [] for kind in SCHEMAS}
+    malformed = []
+    for record in found:
+        try:
+            for kind, table in _rows(record):
+                batches[kind].append(table)
+        except (MalformedBatch, KeyError, TypeError, ValueError) as error:
+            where = f"{record.topic}/{record.partition} offset {record.offset}"
+            malformed.append(f"{where}: {error or type(error).__name__}")
+    return {kind: pa.concat_tables(of) for kind, of in batches.items() if of}, malformed
+
+
+def write_chunks(
+    store: Store, kind: str, table: pa.Table, partition: int, span: tuple[int, int], epoch: int
+) -> list[date]:
+    """Write a partition's rows of one flush, a chunk a day; returns the days.
+
+    `span`: the offsets [from, to) of the records that were read.
+    """
+    table = table.unify_dictionaries().combine_chunks()
+    stamps = table["local_ts"].to_numpy()
+    days = stamps // DAY_NS
+    exchange, symbol = (table[name].chunk(0) for name in ("exchange", "symbol"))
+    order = np.lexsort((symbol.indices.to_numpy(), exchange.indices.to_numpy(), days))
+    table = table.take(order)
+    days = days[order]
+    written = []
+    for start, stop in _runs(days):
+        day = EPOCH + timedelta(days=int(days[start]))
+        key = key_of(kind, partition, day, span[0], epoch)
+        _write(store, key, table.slice(start, stop - start), f"{partition}:{span[0]}:{span[1]}")
+        written.append(day)
+    return written
+
+
+def _write(store: Store, key: str, table: pa.Table, offsets: str) -> None:
+    exchange, symbol = (table[name].combine_chunks() for name in ("exchange", "symbol"))
+    codes = np.stack([exchange.indices.to_numpy(), symbol.indices.to_numpy()])
+    stamps = table["local_ts"].to_numpy()
+    names = exchange.dictionary.to_pylist(), symbol.dictionary.to_pylist()
+    spans = list(_runs(*codes))
+    groups = [
+        [names[0][codes[0, a]], names[1][codes[1, a]], *_range(stamps[a:b]), b - a]
+        for a, b in spans
+    ]
+    metadata = {"perpflow.offsets": offsets, "perpflow.groups": orjson.dumps(groups)}
+    sink = pa.BufferOutputStream()
+    schema = table.schema.with_metadata(metadata)
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=False) as writer:
+        for start, stop in spans:
+            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+    store.put(key, sink.getvalue().to_pybytes())
+
+
+def _range(stamps: npt.NDArray[np.int64]) -> tuple[int, int]:
+    return int(stamps.min()), int(stamps.max())
+
+
+def _runs(*columns: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """[start, stop) of each run of equal rows of the columns (n,)."""
+    change = np.logical_or.reduce([np.diff(column) != 0 for column in columns])
+    starts = np.append(0, np.flatnonzero(change) + 1)
+    yield from zip(starts.tolist(), np.append(starts[1:], len(columns[0])).tolist(), strict=True)
+
+
+def read_chunk(store: Store, key: str) -> Chunk:
+    """What a chunk holds, without its rows. Raises `StoreError`."""
+    try:
+        with store.reading(key) as source:
+            file = pq.ParquetFile(source).metadata
+            partition, first, end = map(int, file.metadata[b"perpflow.offsets"].split(b":"))
+            groups = orjson.loads(file.metadata[b"perpflow.groups"])
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{key} is not a chunk of perpflow: move it away") from error
+    epoch = parse_key(key)[4]
+    places = tuple(Group(i, *of) for i, of in enumerate(groups))
+    return Chunk(key, partition, first, end, epoch, places, file)
+
+
+def valid(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Without those that a fenced owner wrote of records that a newer one has in its own."""
+    return [
+        chunk
+        for chunk in chunks
+        if not any(
+            other.epoch > chunk.epoch and other.first < chunk.next and chunk.first < other.next
+            for other in chunks
+        )
+    ]
+
+
+def read_group(store: Store, chunk: Chunk, group: Group) -> pa.Table:
+    with store.reading(chunk.key) as source:
+        return pq.ParquetFile(source, metadata=chunk.file).read_row_group(
+            group.index, use_threads=False
+        )
+
+
+def _rows(record: Record) -> Iterator[tuple[str, pa.Table]]:
+    kind = record.headers["type"]
+    if kind == records.TRADES:
+        yield TRADES, _ticks(TRADES, decode(Trades, record.value), record)
+    elif kind == records.QUOTES:
+        yield QUOTES, _ticks(QUOTES, decode(Quotes, record.value), record)
+    elif kind == records.GAP:
+        yield GAPS, _gap(records.GapRecord.decode(record.value))
+    elif kind in _EVENTS and record.topic == records.TRADES_TOPIC:
+        yield SESSIONS, _event(record, _EVENTS[kind])
+
+
+def _ticks(kind: str, ticks: Trades | Quotes, record: Record) -> pa.Table:
+    n = len(ticks)
+    columns = {
+        "exchange": _same(record.headers["exchange"], n),
+        "collector": _same(record.headers["collector"], n),
+        "symbol": pa.DictionaryArray.from_arrays(ticks.code, pa.array(ticks.symbols, pa.utf8())),
+    }
+    return pa.table(
+        [columns.get(name) or pa.array(getattr(ticks, name)) for name in SCHEMAS[kind].names],
+        schema=SCHEMAS[kind],
+    )
+
+
+def _same(value: str, n: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), pa.array([value], pa.utf8()))
+
+
+def _gap(gap: records.GapRecord) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{name: getattr(gap, name) for name in SCHEMAS[GAPS].names}], SCHEMAS[GAPS]
+    )
+
+
+def _event(record: Record, event: str) -> pa.Table:
+    of = record.headers
+    about = {
+        "exchange": of["exchange"],
+        "symbol": "",
+        "local_ts": int(of.get(records.LOCAL_TS, record.appended_ns)),
+        "event": event,
+        "collector": of["collector"],
+        "shard": of["shard"],
+        "session": of["session"],
+    }
+    if event != "covered":
+        return pa.Table.from_pylist([about], SCHEMAS[SESSIONS])
+    covered = records.Coverage.decode(record.value)
+    stamps = {name: getattr(covered, name) for name in ("local_from", "exchange_from", "anew")}
+    return pa.Table.from_pylist(
+        [
+            about | {"symbol": symbol, "local_ts": covered.local_from} | stamps
+            for symbol in covered.symbols
+        ],
+        SCHEMAS[SESSIONS],
+    )

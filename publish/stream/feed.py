@@ -1,0 +1,92 @@
+"""Bars from the log to the hub, from now on; a little of what was there before for snapshots."""
+
+import asyncio
+from collections.abc import Iterator
+
+import orjson
+import pyarrow as pa
+import structlog
+
+from aggregate.bars import read_table
+from aggregate.intervals import TRUE
+from ingest.log import Log, LogError, OffsetTrimmed, Record, TopicPartition
+from ingest.records import BARS, BARS_TOPIC
+from publish.stream.hub import Hub, Row
+
+WARM_UP = 500
+"""Records of each partition that are read back at the start, for the first snapshots."""
+_WAIT_S = 5.0
+_RETRY_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Feed:
+    """Reads the bars topic and publishes the rows of the true clock."""
+
+    def __init__(self, log: Log, hub: Hub) -> None:
+        self._log = log
+        self._hub = hub
+        self._positions: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
+
+    async def run(self) -> None:
+        """Follow the topic until cancelled; a log that fails is read on when it is back.
+
+        Bars that were committed meanwhile are sent then, those that retention took are skipped.
+        """
+        problem = None
+        while True:
+            try:
+                if not self._positions:
+                    await self._start()
+                if await self._log.wait(self._positions, _WAIT_S):
+                    await self.step()
+                problem = None
+            except LogError as error:
+                if problem != str(error):
+                    problem = str(error)
+                    _log.error("the stream can't read the log, and tries on", problem=problem)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _start(self) -> None:
+        for partition in range(await self._log.partitions(BARS_TOPIC)):
+            first, end = await self._log.bounds(BARS_TOPIC, partition)
+            at = (BARS_TOPIC, partition)
+            self._ends[at] = end
+            self._positions[at] = max(first, end - WARM_UP)
+
+    async def step(self) -> None:
+        """Publish what each partition has next."""
+        for at, position in list(self._positions.items()):
+            try:
+                records = await self._log.read(*at, position)
+            except OffsetTrimmed:
+                self._positions[at] = (await self._log.bounds(*at))[0]
+                continue
+            for record in records:
+                if record.headers.get("type") == BARS and record.headers.get("clock") == TRUE:
+                    self._publish(record, live=record.offset >= self._ends[at])
+            if records:
+                self._positions[at] = records[-1].offset + 1
+
+    def _publish(self, record: Record, *, live: bool) -> None:
+        headers = record.headers
+        channel = f"{headers['dataset']}.{headers['exchange']}.{headers['interval']}"
+        try:
+            rows = list(_rows(record.value, headers["interval"]))
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            _log.error("record left out of the stream", offset=record.offset, problem=str(error))
+            return
+        self._hub.publish(channel, rows, live=live)
+
+
+def _rows(value: bytes, interval: str) -> Iterator[Row]:
+    table = read_table(value)
+    symbols = table["symbol"].to_pylist()
+    times = table["time"].cast(pa.int64()).to_pylist()
+    names = table.column_names[2:]
+    columns = [table[name].to_pylist() for name in names]
+    for symbol, time, *values in zip(symbols, times, *columns, strict=True):
+        row = {"symbol": symbol, "interval": interval, "time": time}
+        yield Row(symbol, orjson.dumps(row | dict(zip(names, values, strict=True))))

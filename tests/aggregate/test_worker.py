@@ -1,0 +1,63 @@
+"""One partition at work: both topics are read together by the time of their records."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from aggregate.intervals import NS
+from aggregate.shard import Rules
+from aggregate.worker import PartitionWorker
+from ingest import records
+from ingest.log import NewRecord, Record
+from ingest.log.sqlite import SqliteLog
+from ingest.records import BARS_TOPIC, QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC
+from tests.aggregate.helpers import TopicWriter
+from tests.aggregate.test_partition import SYMBOL
+from tests.aggregate.test_shard import tick
+
+CHUNK = 4096
+SECONDS = 400
+
+
+class InChunks(SqliteLog):
+    """A log of which a read takes little, and that keeps how far each topic was read (s)."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.reached = dict.fromkeys(TICK_TOPICS, 0)
+        self.lead = 0
+
+    async def read(
+        self, topic: str, partition: int, offset: int, *, max_bytes: int = CHUNK
+    ) -> list[Record]:
+        found = await super().read(topic, partition, offset, max_bytes=CHUNK)
+        for record in found:
+            if record.headers["type"] == records.PUNCTUATION:
+                self.reached[topic] = int(record.headers["local_ts"]) // NS
+        self.lead = max(self.lead, abs(self.reached[TRADES_TOPIC] - self.reached[QUOTES_TOPIC]))
+        return found
+
+
+async def test_in_a_backlog_no_topic_is_read_far_ahead_of_the_other(tmp_path: Path) -> None:
+    w = TopicWriter(log={t: [] for t in TICK_TOPICS})
+    w.control(records.SESSION_START, 0)
+    w.cover([SYMBOL], 0, 0)
+    for second in range(1, SECONDS):  # many trades, no quotes: a read is of 2 seconds, or of 20
+        at = second - 0.5
+        w.ticks("trades", [tick(at, at + 0.1, id=second * 50 + i) for i in range(20)])
+        w.control(records.PUNCTUATION, second * NS)
+    log = InChunks(tmp_path / "log.db")
+    await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), 1))
+    await log.append(
+        [NewRecord(r.topic, 0, r.value, r.headers) for of in w.log.values() for r in of]
+    )
+    log.reached = dict.fromkeys(TICK_TOPICS, 1)
+    with ThreadPoolExecutor(1) as thread:
+        worker = await PartitionWorker.take_over(log, "g", 0, Rules(), 30 * NS, thread)
+        steps = 0
+        while log.reached[TRADES_TOPIC] < SECONDS - 1 or log.reached[QUOTES_TOPIC] < SECONDS - 1:
+            await worker.step()
+            steps += 1
+            assert steps < SECONDS
+    # One read of quotes is some 25 seconds; the end of the backlog would be 370 ahead.
+    assert 1 < log.lead < 40
+    await log.close()

@@ -1,0 +1,174 @@
+"""The broker goes away under load and comes back: the bars are those of a broker that never did.
+
+A simulated market is collected onto Kafka and aggregated there all the while. What the collector
+has for the log waits in its spool, promises of time too, so nothing is sealed before it is there.
+"""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from aggregate.aggregator import Aggregator
+from aggregate.intervals import NS
+from aggregate.shard import Rules
+from ingest.clock import ArrivalClock
+from ingest.collector import Collector, CollectorSettings
+from ingest.log import Log, NewRecord, kafka_reasons
+from ingest.log.kafka import KafkaLog
+from ingest.log.kafka_options import KafkaOptions
+from ingest.log.sqlite import SqliteLog
+from ingest.records import BARS_TOPIC, TICK_TOPICS
+from ingest.simulator import DEFAULT_NATIVES, Simulator, recording_feed
+from ingest.simulator.spans import record_span
+from ingest.universe import fetch_instruments
+from publish.publisher import Publisher
+from publish.replay import ReplayOptions, replay
+from publish.store import Store
+from tests.end_to_end.processes import logged_ticks, published
+from tests.end_to_end.test_live_equals_replay import assert_replay_bars_are_there
+from tests.kafka.broker import ApacheKafka, Broker
+
+pytestmark = pytest.mark.xdist_group("kafka")
+RULES = Rules(lateness_ns=120 * NS)
+PARTITIONS = 2
+EXCHANGE = "binance-futures"
+START_S = 1_709_207_980
+"""Twenty seconds before a noon: windows of four hours close in it, and no day."""
+SPEED = 8.0
+BEFORE_S, AFTER_S = 3.0, 3.0
+DEADLINE_S = 90.0
+
+
+@pytest.mark.parametrize(
+    ("how", "outage_s"),
+    [
+        ("kill", 6.0),
+        pytest.param("kill", 60.0, marks=pytest.mark.nightly),
+        pytest.param("stop", 60.0, marks=pytest.mark.nightly),
+    ],
+)
+async def test_what_was_collected_while_the_broker_was_away_is_in_the_bars(
+    kafka_broker: Broker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    outage_s: float,
+) -> None:
+    if not isinstance(kafka_broker, ApacheKafka):
+        pytest.skip("needs Apache Kafka of its own: the stand-in keeps its records in memory")
+    monkeypatch.setattr(kafka_reasons, "SAY_S", 2.0)
+    (tmp_path / "broker").mkdir()
+    broker = ApacheKafka(tmp_path / "broker")
+    await asyncio.to_thread(broker.start)
+    path = tmp_path / "recording.gz"
+    market_s = round((BEFORE_S + outage_s + AFTER_S) * SPEED)
+    record_span(path, EXCHANGE, seed=5, start_ns=START_S * NS, seconds=market_s, intensity=5.0)
+    replay(ReplayOptions([path], EXCHANGE, f"file://{tmp_path}/replayed"))
+    logs = [KafkaLog(KafkaOptions(broker.servers)) for _ in range(2)]
+    try:
+        await logs[0].create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), PARTITIONS))
+        aggregator = Aggregator(logs[1], range(PARTITIONS), RULES)
+        aggregating = asyncio.create_task(aggregator.run())
+        with capture_logs() as said:
+            await _collect(logs[0], path, tmp_path, broker, how, outage_s)
+        assert not aggregating.done()
+        aggregator.stop()
+        await aggregating
+        await _publish(logs[0], tmp_path)
+        await _copy(logs[0], tmp_path / "copy.db")
+    finally:
+        for log in logs:
+            await log.close()
+        broker.kill()
+
+    waited = [line for line in said if line["event"] == "waiting for Kafka"]
+    whats = {line["what"].split()[0] for line in waited if "refused" in str(line["cause"])}
+    assert "append" in whats, waited
+    assert whats & {"commit", "read"}, waited
+    natives = len(DEFAULT_NATIVES[EXCHANGE])
+    assert_replay_bars_are_there(tmp_path / "bars", tmp_path / "replayed", symbols=natives)
+    await _assert_every_tick_in_its_second(tmp_path)
+
+
+async def _collect(
+    log: Log, path: Path, folder: Path, broker: ApacheKafka, how: str, outage_s: float
+) -> None:
+    """Collect the market from start to end, without a broker for `outage_s` of it."""
+    collector: Collector | None = None
+    beyond = 0
+    async with Simulator(
+        {EXCHANGE: recording_feed(EXCHANGE, [path])},
+        speed=SPEED,
+        not_before_ns=1,
+        wall=lambda: int(collector is not None and collector.subscribed),
+    ) as simulator:
+
+        def arrival() -> int:
+            return simulator.market_ns + beyond
+
+        natives = list(DEFAULT_NATIVES[EXCHANGE])
+        instruments = await fetch_instruments(EXCHANGE, simulator.rest_url, natives)
+        settings = CollectorSettings(
+            EXCHANGE, ws_url=simulator.ws_url, spool_dir=folder / "spool", batch_ms=10.0
+        )
+        clock = ArrivalClock(wall=arrival, monotonic=arrival)
+        collector = Collector(settings, instruments, log, PARTITIONS, clock)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(collector.run())
+            async with asyncio.timeout(DEADLINE_S):
+                while (await log.bounds(BARS_TOPIC, 0))[1] < 5:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await asyncio.to_thread(broker.kill if how == "kill" else broker.stop)
+            await asyncio.sleep(outage_s)
+            spooled = collector._appender.spooled
+            assert spooled > outage_s / 0.25, "what was collected is not in the spool"
+            assert not collector.paused
+            await asyncio.to_thread(broker.start)
+            await asyncio.wait_for(simulator.finished.wait(), DEADLINE_S)
+            async with asyncio.timeout(DEADLINE_S):
+                while collector._appender.spooled:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            # Time goes on without ticks until every window of the recording has closed.
+            beyond = 200 * NS
+            await asyncio.sleep(1.0)
+            await collector.stop()
+
+
+async def _publish(log: Log, folder: Path) -> None:
+    publisher = Publisher(log, Store(f"file://{folder}/bars"), flush_s=1.0)
+    publishing = asyncio.create_task(publisher.run())
+    publisher.stop()
+    await publishing
+
+
+async def _copy(log: Log, path: Path) -> None:
+    """The tick topics, as they are, on an embedded log."""
+    copy = SqliteLog(path)
+    await copy.create(dict.fromkeys(TICK_TOPICS, PARTITIONS))
+    for topic in TICK_TOPICS:
+        for partition in range(PARTITIONS):
+            offset = 0
+            while found := await log.read(topic, partition, offset):
+                offset = found[-1].offset + 1
+                await copy.append([NewRecord(topic, partition, r.value, r.headers) for r in found])
+    await copy.close()
+
+
+async def _assert_every_tick_in_its_second(folder: Path) -> None:
+    """By the collector's clock each trade on the log is in its second's bar, once."""
+    trades, _, covered = await logged_ticks(folder / "copy.db")
+    assert len({trade["identity"] for trade in trades}) > 1000
+    want = Counter(
+        (trade["symbol"], trade["local_ts"] // NS)
+        for trade in {trade["identity"]: trade for trade in reversed(trades)}.values()
+        if trade["local_ts"] // NS * NS >= covered[trade["symbol"]]
+    )
+    got = {
+        (symbol, at): int(row["taker_buy_count"]) + int(row["taker_sell_count"])
+        for symbol, series in published(folder / "bars", "flow", "1s", "true").items()
+        for at, row in series.items()
+    }
+    assert got == dict(want)

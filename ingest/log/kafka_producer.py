@@ -27,7 +27,7 @@ TRANSACTION_TIMEOUT_MS = 120_000
 START_S = 60.0
 """For a producer's id, from brokers that answer. A transaction's coordinator may be moving."""
 ABORT_S = 10.0
-STOP_S = 4.0
+STOP_S = 2.0
 """For what is under way when a producer is closed: a daemon stops within 10 s."""
 RETRY_MS = 100
 
@@ -242,6 +242,9 @@ async def _stopped(producer: AIOKafkaProducer) -> None:
         await asyncio.wait_for(producer.stop(), STOP_S)
     except (TimeoutError, errors.KafkaError):
         await producer.client.close()
+    except asyncio.CancelledError:
+        await producer.client.close()
+        raise
 
 
 async def _send(

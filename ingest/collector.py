@@ -40,6 +40,7 @@ from ingest.session import Session
 from ingest.spool import Spool
 from ingest.symbol_checks import SymbolChecks
 from ingest.venues import Channel, Frame, venue
+from ingest.venues.common import trade_channel
 
 SPOOL_DRAIN_S = 5.0
 """How long a start waits for spooled records to reach the log before it looks for gaps."""
@@ -80,7 +81,8 @@ class Collector:
         self._natives_by_symbol = {i.symbol: i.native for i in instruments}
         self._covering = Covering(list(self._active))
         self._universe = Universe(instruments)
-        self._trades = settings.trades or self._venue.trade_channels[0]
+        channels = self._venue.trade_channels
+        self._trades = trade_channel(settings.exchange, settings.trades or channels[0], channels)
         self._left_out: set[str] = set()
         if len(instruments) > self._most:
             raise ValueError(

@@ -14,7 +14,7 @@ from ingest import line as lines
 from ingest import metrics
 from ingest.clock import ArrivalClock
 from ingest.limits import Limiter
-from ingest.line import CONFIRM_S, Address, Line, kinds_of
+from ingest.line import CONFIRM_S, Address, Line, kinds_of, label_of
 from ingest.trouble import Trouble
 from ingest.venues import Channel, Endpoint, Frame, Requests
 from ingest.watchdog import Watchdog
@@ -143,7 +143,7 @@ class Feed:
                 self._current = self._start()
                 reason = await self._stand()
                 delay = next(self._delays)
-                metrics.DISCONNECTED.labels(self._address.exchange).inc()
+                metrics.DISCONNECTED.labels(self._address.exchange, label_of(reason)).inc()
                 self._trouble.failed(reason, self)
                 await asyncio.sleep(delay)
         finally:
@@ -217,7 +217,7 @@ class Feed:
 
     def _promote(self, reason: str) -> None:
         """The old line is gone before the next took over: the next is what there is."""
-        metrics.DISCONNECTED.labels(self._address.exchange).inc()
+        metrics.DISCONNECTED.labels(self._address.exchange, label_of(reason)).inc()
         self._trouble.failed(reason, self)
         self._current, self._next = self._next, None
         assert self._current is not None

@@ -7,6 +7,7 @@ has for the log waits in its spool, promises of time too, so nothing is sealed b
 import asyncio
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -49,6 +50,8 @@ START_S = 1_709_207_980
 SPEED = 8.0
 BEFORE_S, AFTER_S = 3.0, 3.0
 DEADLINE_S = 90.0
+LAST = 10
+"""Records that a partition without bars may have read and not committed: a second's."""
 
 
 @pytest.mark.parametrize(
@@ -148,12 +151,16 @@ async def _collect(
 
 
 async def _aggregated(log: Log) -> None:
-    """Until all that is on the tick topics is in commits."""
+    """Until what is on the tick topics is in commits, but for the last records without a bar."""
     places = [(topic, partition) for topic in TICK_TOPICS for partition in range(PARTITIONS)]
     ends = {place: (await log.bounds(*place))[1] for place in places}
-    async with asyncio.timeout(DEADLINE_S):
-        while await log.committed(GROUP) != ends:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        committed = await log.committed(GROUP)
+        if all(ends[place] - committed.get(place, 0) <= LAST for place in places):
+            return
+        assert time.monotonic() < deadline, (committed, ends)
+        await asyncio.sleep(0.1)
 
 
 async def _publish(log: Log, folder: Path) -> None:

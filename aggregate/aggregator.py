@@ -202,9 +202,9 @@ class Aggregator:
             return True
         if not any(worker.more for worker in idle) and not await self._wait(idle, wait_s):
             return False
-        for worker in idle:
-            self._steps[worker.partition] = asyncio.create_task(worker.step())
-        await asyncio.wait(self._steps.values(), timeout=SLOW_S)
+        steps = {worker.partition: asyncio.create_task(worker.step()) for worker in idle}
+        self._steps |= steps
+        await asyncio.wait(steps.values(), timeout=SLOW_S)
         return True
 
     async def _wait(self, workers: Iterable[PartitionWorker], wait_s: float) -> bool:

@@ -198,7 +198,10 @@ class ShardAggregator:
         if rows > PASS_TICKS:
             low, high = min(lows) // NS, min(max(highs) // NS + 1, cut)
             step = max(1, (high - low) * PASS_TICKS // rows)
-            yield from range(low + step, high, step)
+            # Windows that end with the pass close as they are, without rows to part and hold.
+            whole = next((i.seconds for i in reversed(LADDER) if i.seconds <= step), 1)
+            step -= step % whole
+            yield from range(low - low % whole + step, high, step)
         yield cut
 
     def _sealed(self, clock: str, kind: str, cut: int) -> Rows | None:

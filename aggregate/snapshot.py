@@ -6,12 +6,13 @@ import orjson
 import pyarrow as pa
 
 from aggregate.groups import Partial, Rows
+from ingest.errors import UserError
 from ingest.ticks import ipc_stream
 
 VERSION = 3
 
 
-class StateVersionError(ValueError):
+class StateVersionError(UserError):
     """The state was written by a version with another layout."""
 
 

@@ -10,9 +10,9 @@ best round counts.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -20,63 +20,68 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from aggregate.datasets.flow import SIDES, SIZES, Flow
-from aggregate.intervals import EXCHANGE, INTERVALS, NS
-from aggregate.seconds import Seconds
+from aggregate.datasets.flow import SIDES, SIZES
+from aggregate.intervals import NS
 from benchmarks import market
+from benchmarks.flow_table import Workers, flow_table
 from benchmarks.result import Result
 from ingest.ticks import Trades
 
 ROUNDS, CONTENDERS = 3, 3
-PASS_ROWS = 1 << 18
 MIXED_TARGET, ALONE_TARGET = 5.0, 1.5
 _KEY_SHIFT = 1 << 40
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    name: str
-    trades_s: float
-
-
 def run() -> list[Result]:
     trades = market.day_of_trades()
+    workers = Workers(trades, os.cpu_count() or 1)
+    try:
+        mixed = _compare("flow at 1s, 200 instruments mixed", trades, MIXED_TARGET, workers)
+    finally:
+        workers.close()
     alone = trades.take(trades.code == 0)
-    return [
-        *_compare("flow at 1s, 200 instruments mixed", trades, MIXED_TARGET),
-        *_compare("flow at 1s, one instrument alone", alone, ALONE_TARGET),
-    ]
+    return [*mixed, *_compare("flow at 1s, one instrument alone", alone, ALONE_TARGET)]
 
 
-def _compare(what: str, trades: Trades, target: float) -> list[Result]:
+def _compare(
+    what: str, trades: Trades, target: float, workers: Workers | None = None
+) -> list[Result]:
     table = _table(trades)
-    want = _sorted(ours(trades))
+    want = flow_table(trades).sorted()
     rivals = {**_polars_forms(pl.from_arrow(table)), **_duckdb_forms(table)}
     took = {}
     for name, compute in rivals.items():
         took[name], result = _time(compute)
         _check(name, result, want)
     contenders = sorted(took, key=lambda name: took[name])[:CONTENDERS]
-    own = math.inf
+    ours = {"ours, one core": lambda: _time(lambda: flow_table(trades))[0]}
+    if workers is not None:
+        workers.run()
+        workers.check(want)
+        ours["ours, all cores"] = workers.run
+    own = dict.fromkeys(ours, math.inf)
     for _ in range(ROUNDS):  # in turns, so that all meet the same machine
-        own = min(own, _time(lambda: ours(trades))[0])
+        for name, measure in ours.items():
+            own[name] = min(own[name], measure())
         for name in contenders:
             took[name] = min(took[name], _time(rivals[name])[0])
-    own = len(trades) / own
-    timed = [Timed(name, len(trades) / seconds) for name, seconds in took.items()]
-    best = max(timed, key=lambda t: t.trades_s)
+    best = min(took, key=lambda name: took[name])
     detail: dict[str, object] = {
         "trades": len(trades),
         "groups": len(want["time"]),
-        "ours, trades/s": round(own),
+        "cores": os.cpu_count(),
         "polars": pl.__version__,
         "duckdb": duckdb.__version__,
-        **{f"{t.name}, trades/s": round(t.trades_s) for t in timed},
+        **{f"{name}, trades/s": round(len(trades) / s) for name, s in (took | own).items()},
     }
-    results = [Result(f"{what}: {t.name}", t.trades_s, "trades/s") for t in timed]
-    results.append(Result(f"{what}: ours, one core", own, "trades/s"))
-    ratio = own / best.trades_s
-    return [*results, Result(f"{what}: ours / {best.name}", ratio, "×", target, detail)]
+    speeds = [
+        Result(f"{what}: {name}", len(trades) / s, "trades/s") for name, s in (took | own).items()
+    ]
+    ratios = [
+        Result(f"{what}: {name} / {best}", took[best] / s, "×", target, detail)
+        for name, s in own.items()
+    ]
+    return [*speeds, *ratios]
 
 
 def _time(compute: Callable[[], Any]) -> tuple[float, Any]:
@@ -84,33 +89,6 @@ def _time(compute: Callable[[], Any]) -> tuple[float, Any]:
     begun = time.perf_counter()
     result = compute()
     return time.perf_counter() - begun, result
-
-
-def ours(trades: Trades) -> list[dict[str, Any]]:
-    """Columns code, time (s) and flow's 36, in the batches in which they would be published."""
-    flow, interval = Flow(), INTERVALS["1s"]
-    seconds, memory = Seconds("binance-futures", EXCHANGE, "trades", [flow]), flow.memory()
-    low, high = (int(t) // NS for t in (trades.exchange_ts[0], trades.exchange_ts[-1]))
-    step = max(1, (high - low) * PASS_ROWS // len(trades))
-    parts: list[dict[str, Any]] = []
-    at = 0
-    for cut in range(low + step, high + step + 1, step):
-        upto = int(np.searchsorted(trades.exchange_ts, cut * NS))
-        if upto > at:
-            seconds.add(trades.take(slice(at, upto)), "c1")
-            at = upto
-            rows = seconds.seal(cut)
-            assert rows is not None
-            columns = flow.finish(rows.code, rows.start, rows.parts["flow"], interval, memory)
-            parts.append({"code": rows.code, "time": rows.start, **columns})
-    return parts
-
-
-def _sorted(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """One set of columns, sorted by code, then time."""
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.lexsort((whole["time"], whole["code"]))
-    return {name: values[order] for name, values in whole.items()}
 
 
 def _check(name: str, got: pa.Table, want: dict[str, Any]) -> None:

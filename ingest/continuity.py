@@ -5,63 +5,31 @@
     Binance @aggTrade   a rises by one. Ids do not: the rows that are no market prints are in no
                         aggregate, so f may be above the previous l + 1
     OKX                 tradeId − count is the previous tradeId
-    Hyperliquid         no sequence. The fills replayed after each (re)subscription overlap with
-                        what was seen, or a gap of unknown size lies between
+    Hyperliquid         no sequence: see `ingest.fills`
 
 A hole in the ids that copies or late rows fill within `REORDER_NS` of arrival time is no gap.
-Fills that Hyperliquid leaves out while a connection stands cannot be noticed from the stream.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ingest.codes import Codes
+from ingest.fills import FillContinuity
+from ingest.gaps import DISCONNECT, IDS, RESTART, SEQUENCE, STRADDLE, Gap, fills_between, without
 from ingest.instruments import HYPERLIQUID
-from ingest.ticks import BACKLOG, HEALED, I64, Trades
+from ingest.ticks import HEALED, I64, Trades
 from ingest.untraded import Untraded
 
 Mask = npt.NDArray[np.bool_]
 
-IDS, FILLS = "ids", "fills"
-"""Kinds of gap: trade ids from–to, or fills of unknown number between two times (Hyperliquid, and
-symbols of which no trade was seen before)."""
-SEQUENCE, DISCONNECT, RESTART, STRADDLE = "sequence", "disconnect", "restart", "straddle"
-"""Reasons: a jump while connected, or over a reconnect, or over a restart of the collector, or the
-new part of an aggregate whose other part was seen as single trades."""
-
 REORDER_NS = 500_000_000
 """Arrival time within which rows may come out of order before a hole counts as a gap."""
-RECENT_FILLS = 64
-"""Fills remembered per coin: a backlog is 30, and it overlaps with the last of these."""
 _REASONS = (SEQUENCE, DISCONNECT, RESTART)
 _UNKNOWN = -1
 _NOBODY: I64 = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Trades of `symbol` that did not arrive.
-
-    Of kind `ids`: those with first_missing ≤ id ≤ last_missing, `missing` of them at most (ids of
-    rows that are no market prints may be among them). Of kind `fills`: an unknown number (None)
-    between `exchange_ts`, the venue's time (ns) of the last good tick before, and `exchange_to`,
-    of the first after. `local_ts` is when that one arrived. `aggregates` are the first and last
-    aggregate (Binance `a`) that are missing, where the gap is one of aggregates.
-    """
-
-    symbol: str
-    kind: str
-    first_missing: int | None
-    last_missing: int | None
-    missing: int | None
-    reason: str
-    exchange_ts: int
-    exchange_to: int
-    local_ts: int
-    aggregates: tuple[int, int] | None = None
 
 
 class Continuity(Protocol):
@@ -86,6 +54,10 @@ class Continuity(Protocol):
         """The next gap of each symbol is for this reason: a disconnect or a restart."""
         ...
 
+    def silent(self, symbol: str) -> None:
+        """The stream of one symbol was dead."""
+        ...
+
     def settled(self, symbol: str, first: int, last: int) -> None:
         """What can be done about these ids has been done: they are in no gap any more."""
         ...
@@ -100,33 +72,11 @@ def continuity(exchange: str) -> Continuity:
     return FillContinuity() if exchange == HYPERLIQUID else IdContinuity()
 
 
-class _Codes:
-    """Own codes for symbols: those of a batch may change when instruments are listed."""
-
-    def __init__(self) -> None:
-        self.symbols: list[str] = []
-        self._index: dict[str, int] = {}
-        self._of: Sequence[str] = ()
-        self._map: I64 = np.empty(0, np.int64)
-
-    def of(self, trades: Trades) -> I64:
-        symbols = trades.symbols
-        if symbols is not self._of or len(symbols) != len(self._map):
-            for symbol in symbols:
-                if symbol not in self._index:
-                    self._index[symbol] = len(self.symbols)
-                    self.symbols.append(symbol)
-            self._of = symbols
-            self._map = np.array([self._index[s] for s in symbols], np.int64)
-        codes: I64 = self._map[trades.code]
-        return codes
-
-
 class IdContinuity:
     """Ids that rise by one: every hole in them is a gap unless it is filled in time."""
 
     def __init__(self) -> None:
-        self._codes = _Codes()
+        self._codes = Codes()
         self._top: I64 = np.empty(0, np.int64)
         self._top_aggregate: I64 = np.empty(0, np.int64)
         self._top_ts: I64 = np.empty(0, np.int64)
@@ -146,7 +96,7 @@ class IdContinuity:
         code = self._codes.of(trades)
         self._grow(len(self._codes.symbols))
         for doubt in self._untraded.check(trades):
-            self._unknown.append(_fills_between(*doubt, self._why))
+            self._unknown.append(fills_between(*doubt, self._why))
         if aggregates is None:
             aggregates = np.zeros(len(trades), np.int64)
         order = np.argsort(code, kind="stable")
@@ -301,6 +251,9 @@ class IdContinuity:
         self._why = reason
         self._untraded.interrupted()
 
+    def silent(self, symbol: str) -> None:
+        self._untraded.interrupted([symbol])
+
     def settled(self, symbol: str, first: int, last: int) -> None:
         if symbol in self._codes.symbols:
             self._fill(self._codes.symbols.index(symbol), first, last)
@@ -316,95 +269,3 @@ class IdContinuity:
             self._top_aggregate = np.append(self._top_aggregate, zeros)
             self._top_ts = np.append(self._top_ts, zeros)
             self._reason = np.append(self._reason, zeros)
-
-
-class FillContinuity:
-    """Hyperliquid: the overlap of a replayed backlog with what was seen."""
-
-    def __init__(self) -> None:
-        self._codes = _Codes()
-        self._recent: dict[int, I64] = {}
-        self._last_ts: dict[int, int] = {}
-        self._interrupted = SEQUENCE
-        self._due: list[Gap] = []
-
-    def check(self, trades: Trades, aggregates: I64 | None = None) -> Mask | None:
-        code = self._codes.of(trades)
-        order = np.argsort(code, kind="stable")
-        cuts = np.flatnonzero(np.diff(code[order])) + 1
-        for rows in np.split(order, cuts):
-            self._take(int(code[rows[0]]), trades, rows)
-        return None
-
-    def _take(self, who: int, trades: Trades, rows: npt.NDArray[np.intp]) -> None:
-        backlog = trades.origin[rows] == BACKLOG
-        if backlog.any():
-            # A frame's fills share its stamp; what came before it is what it must overlap with.
-            for stamp in np.unique(trades.local_ts[rows[backlog]]).tolist():
-                mine = backlog & (trades.local_ts[rows] == stamp)
-                at = int(np.argmax(mine))
-                self._remember(who, trades, rows[:at])
-                self._compare(who, trades, rows[mine], stamp)
-                self._remember(who, trades, rows[mine])
-                rows, backlog = rows[at:][~mine[at:]], backlog[at:][~mine[at:]]
-        self._remember(who, trades, rows)
-
-    def _compare(self, who: int, trades: Trades, rows: npt.NDArray[np.intp], local_ts: int) -> None:
-        recent = self._recent.get(who)
-        if recent is None or np.isin(trades.id[rows], recent).any():
-            return
-        since, until = self._last_ts[who], int(trades.exchange_ts[rows].min())
-        symbol = self._codes.symbols[who]
-        self._due.append(_fills_between(symbol, since, until, local_ts, self._interrupted))
-
-    def _remember(self, who: int, trades: Trades, rows: npt.NDArray[np.intp]) -> None:
-        if not len(rows):
-            return
-        recent = self._recent.get(who, np.empty(0, np.int64))
-        self._recent[who] = np.append(recent, trades.id[rows])[-RECENT_FILLS:]
-        newest = int(trades.exchange_ts[rows].max())
-        self._last_ts[who] = max(newest, self._last_ts.get(who, 0))
-
-    def due(self, now: int | None = None) -> list[Gap]:
-        found, self._due = self._due, []
-        return found
-
-    def covered(self, symbols: Collection[str], since: int) -> None:
-        """Nothing: a subscription begins with the last fills."""
-
-    def interrupted(self, reason: str) -> None:
-        self._interrupted = reason
-
-    def settled(self, symbol: str, first: int, last: int) -> None:
-        """Nothing: these gaps have no ids, and are due once."""
-
-    def reopen(self, gaps: Sequence[Gap]) -> None:
-        self._due += gaps
-
-
-def _fills_between(symbol: str, since: int, until: int, local_ts: int, reason: str) -> Gap:
-    """Trades of unknown number: the venue's times (ns) of the last tick before and the first after,
-    and when that arrived."""
-    return Gap(symbol, FILLS, None, None, None, reason, since, until, local_ts)
-
-
-def without(gap: Gap, first: int, last: int, aggregate: int = 0) -> list[Gap]:
-    """What is left of a gap in ids once those from `first` to `last` are there.
-
-    Of a gap of aggregates nothing is left before its first and behind its last one: ids that are
-    in no aggregate are no market prints.
-    """
-    assert gap.first_missing is not None
-    assert gap.last_missing is not None
-    if last < gap.first_missing or first > gap.last_missing:
-        return [gap]
-    left, right = (gap.first_missing, first - 1), (last + 1, gap.last_missing)
-    numbers: list[tuple[int, int] | None] = [None, None]
-    if gap.aggregates is not None and aggregate:
-        low, high = gap.aggregates
-        numbers = [(low, aggregate - 1), (aggregate + 1, high)]
-    return [
-        replace(gap, first_missing=a, last_missing=b, missing=b - a + 1, aggregates=both)
-        for (a, b), both in zip((left, right), numbers, strict=True)
-        if a <= b and (both is None or both[0] <= both[1])
-    ]

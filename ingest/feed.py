@@ -14,7 +14,7 @@ from ingest import line as lines
 from ingest import metrics
 from ingest.clock import ArrivalClock
 from ingest.limits import Limiter
-from ingest.line import CONFIRM_S, Address, Line, kinds_of
+from ingest.line import CONFIRM_S, Address, Line, kinds_of, label_of
 from ingest.trouble import Trouble
 from ingest.venues import Channel, Endpoint, Frame, Requests
 from ingest.watchdog import Watchdog
@@ -84,7 +84,7 @@ class Feed:
         self._clock = clock
         self._deliver = deliver
         self._changed = changed
-        self._overlap = overlap
+        self.overlap = overlap
         self._log = _log.bind(exchange=exchange, path=endpoint.path)
         self._trouble = trouble or trouble_of(exchange)
         self._watchdogs = {kind: Watchdog() for kind in kinds_of(endpoint)}
@@ -143,7 +143,7 @@ class Feed:
                 self._current = self._start()
                 reason = await self._stand()
                 delay = next(self._delays)
-                metrics.DISCONNECTED.labels(self._address.exchange).inc()
+                metrics.DISCONNECTED.labels(self._address.exchange, label_of(reason)).inc()
                 self._trouble.failed(reason, self)
                 await asyncio.sleep(delay)
         finally:
@@ -181,7 +181,7 @@ class Feed:
                 if since is not None and now - since >= OVERLAP_S and self._next.line.confirmed:
                     await self._replace()
             elif self._current.line.renew and now >= self._next_at:
-                if self._overlap:
+                if self.overlap:
                     self._next = self._start()
                 else:
                     self._current.task.cancel()
@@ -217,7 +217,7 @@ class Feed:
 
     def _promote(self, reason: str) -> None:
         """The old line is gone before the next took over: the next is what there is."""
-        metrics.DISCONNECTED.labels(self._address.exchange).inc()
+        metrics.DISCONNECTED.labels(self._address.exchange, label_of(reason)).inc()
         self._trouble.failed(reason, self)
         self._current, self._next = self._next, None
         assert self._current is not None

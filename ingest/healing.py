@@ -9,7 +9,7 @@ import httpx
 import structlog
 
 from ingest import metrics
-from ingest.continuity import Gap
+from ingest.gaps import Gap
 from ingest.history import BadAnswer, Print, Request, Walk, walk
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.limits import PerLoop

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ingest.continuity import Gap
+from ingest.gaps import Gap
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.ticks import BUY, SELL
 from ingest.venues.common import BAD_FRAME, FIRST_MS, LAST_MS, MAX_ID

@@ -1,6 +1,7 @@
 """One connection of a feed, from its opening to its end: subscriptions, heartbeats, silence."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,27 @@ class Address:
     requests: Requests
     confirm_s: float = CONFIRM_S
     renew_s: float | None = None
+
+
+_LABELS = (
+    ("can't connect", "can't connect"),
+    ("could not send", "sending"),
+    ("silent", "silent"),
+    ("subscriptions not confirmed", "unconfirmed"),
+    ("every subscription refused", "refused"),
+    ("renewed", "renewed"),
+)
+_CODES = frozenset({"1000", "1001", "1002", "1006", "1008", "1009", "1011", "1012", "1013"})
+
+
+def label_of(reason: str) -> str:
+    """Why a connection ended, as one of few words: what a metric may be labelled with."""
+    for start, label in _LABELS:
+        if reason.startswith(start):
+            return label
+    received = re.search(r"received (\d+)", reason)
+    code = received[1] if received else "1006"  # no close frame: RFC 6455 §7.1.5
+    return f"closed {code}" if code in _CODES else "closed"
 
 
 def kinds_of(endpoint: Endpoint) -> set[str]:
@@ -147,6 +169,9 @@ class Line:
         self._answered()
 
     def _refused(self, notice: Notice) -> None:
+        if notice.native and (notice.channel, notice.native) not in self._subscriptions.wanted:
+            self._log.info("no such subscription to leave", text=notice.text)  # delisted, say
+            return
         metrics.REFUSED.labels(self._address.exchange).inc()
         symbols = self._subscriptions.refuse(notice)
         self._log.error(

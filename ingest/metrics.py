@@ -17,7 +17,9 @@ UNKNOWN_SYMBOL = Counter(
 )
 CONNECTED = Counter("perpflow_connections_opened_total", "Connections opened", ["exchange"])
 DISCONNECTED = Counter(
-    "perpflow_connections_lost_total", "Connections lost or refused", ["exchange"]
+    "perpflow_connections_lost_total",
+    "Connections lost or refused: closed with a code, silent, unconfirmed, …",
+    ["exchange", "reason"],
 )
 REFUSED = Counter("perpflow_subscriptions_refused_total", "Subscriptions refused", ["exchange"])
 PAUSED = Counter(

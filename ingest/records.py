@@ -77,9 +77,10 @@ class GapRecord:
 
     Written when the gap is found (`open`) and again when healing has ended, with the same `symbol`,
     `kind`, `first_missing`, `last_missing`, `exchange_ts` and `local_ts`. Kind `ids`: trade ids
-    from–to; `missing` ids are not there, of which some may be no trades. Kind `fills`
-    (Hyperliquid): an unknown number (null) between the venue's times (ns) `exchange_ts`, of the
-    last good tick before, and `exchange_to`, of the first after. `local_ts` is that one's arrival.
+    from–to; `missing` ids are not there, of which some may be no trades. Kind `fills`:
+    an unknown number (null) between the venue's times (ns) `exchange_ts`, of the last good tick
+    before, and `exchange_to`, of the first after: Hyperliquid's, which have no sequence, and those
+    of a symbol of which no trade was known before. `local_ts` is that one's arrival.
     `healed` trades have arrived since, as ticks of origin 2; `why` says why not all.
     """
 

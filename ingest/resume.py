@@ -7,7 +7,9 @@ filled, is found again.
 
 from collections.abc import AsyncIterator, Collection
 
-from ingest.continuity import FILLS, IDS, RESTART, Continuity, FillContinuity, Gap, continuity
+from ingest.continuity import Continuity, continuity
+from ingest.fills import FillContinuity
+from ingest.gaps import FILLS, IDS, RESTART, Gap
 from ingest.instruments import partition_of
 from ingest.log import Log, OffsetTrimmed, Record
 from ingest.records import (

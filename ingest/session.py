@@ -19,7 +19,8 @@ import structlog
 from ingest import metrics, records
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.clock import ArrivalClock
-from ingest.continuity import DISCONNECT, Continuity, Gap, continuity
+from ingest.continuity import Continuity, continuity
+from ingest.gaps import DISCONNECT, Gap
 from ingest.history import Print
 from ingest.instruments import partition_of
 from ingest.log import NewRecord
@@ -164,6 +165,8 @@ class Session:
         # What replaces a connection that fell silent comes too late for what that left out.
         if what == "disconnected" or details.get("reason") == "silence":
             self._continuity.interrupted(DISCONNECT)
+        elif what == "symbol-silent":
+            self._continuity.silent(details["symbol"])
         return due
 
     def healed(self, symbol: str, prints: Sequence[Print]) -> list[NewRecord]:

@@ -5,7 +5,7 @@ connection. A subscription that is refused, or not answered, doesn't touch the o
 for again `RETRIES` times, ever more rarely, then given up until the next connection.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ingest.venues import Channel, Endpoint, Notice
@@ -60,8 +60,8 @@ class Subscriptions:
         return self.answered and not self._ever_confirmed
 
     @property
-    def wanted(self) -> tuple[Channel, ...]:
-        return tuple(self._wanted)
+    def wanted(self) -> Collection[Channel]:
+        return self._wanted.keys()
 
     @property
     def confirmed(self) -> set[Channel]:

@@ -82,6 +82,10 @@ _DTYPES: dict[pa.DataType, Any] = {
 }
 
 
+_LARGE = 8192
+"""From this many rows on, an encoding is measured before its memory is taken."""
+
+
 class MalformedBatch(ValueError):
     """A record's value is not a tick batch of a schema this version reads."""
 
@@ -173,10 +177,21 @@ def encode(ticks: Trades | Quotes) -> bytes:
 
 def ipc_stream(rows: pa.RecordBatch | pa.Table) -> bytes:
     """An Arrow IPC stream of a record batch or a table."""
-    sink = pa.BufferOutputStream()
+    if rows.num_rows < _LARGE:
+        sink = pa.BufferOutputStream()
+        _write(sink, rows)
+        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+    # A sink that grows as it fills copies what it has each time: of many rows, measure first.
+    counted = pa.MockOutputStream()
+    _write(counted, rows)
+    value = pa.allocate_buffer(counted.size())
+    _write(pa.FixedSizeBufferWriter(value), rows)
+    return value.to_pybytes()  # type: ignore[no-any-return]
+
+
+def _write(sink: pa.NativeFile, rows: pa.RecordBatch | pa.Table) -> None:
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write(rows)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
 def decode(kind: type[C], value: bytes) -> C:

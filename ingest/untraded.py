@@ -28,11 +28,11 @@ class Untraded:
         """They are collected from `since` (ns, arrival) on, and have not traded before."""
         self._quiet |= dict.fromkeys(symbols, since)
 
-    def interrupted(self) -> None:
-        """From now on trades may be missed, until each symbol's next."""
-        for symbol, since in self._quiet.items():
+    def interrupted(self, symbols: Collection[str] | None = None) -> None:
+        """Trades of these (None: of any) may have been missed, until each symbol's next."""
+        for symbol in list(self._quiet if symbols is None else self._quiet.keys() & symbols):
+            since = self._quiet.pop(symbol)
             self._doubtful.setdefault(symbol, self._newest or since)
-        self._quiet.clear()
 
     def check(self, trades: Trades) -> list[Doubt]:
         """The doubts that the first trades among these end."""

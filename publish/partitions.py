@@ -36,7 +36,10 @@ from publish.layout import (
     part_key,
 )
 from publish.merging import Rows, concat, merge, split_days, times
-from publish.store import NotFound, Store
+from publish.store import NotFound, Replaced, Store
+
+READS = 5
+"""Of a month file that is being replaced: it is not, so often in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,15 @@ def served_files(store: Store, series: Series, first: date, last: date) -> list[
 
 def read_month(store: Store, series: Series, year: int, month: int) -> Month:
     """What the month file says it holds; nothing if there is none."""
-    try:
-        with month_file(store, month_key(series, year, month)) as file:
-            return file.month
-    except NotFound:
-        return Month()
+    for _ in range(READS):
+        try:
+            with month_file(store, month_key(series, year, month)) as file:
+                return file.month
+        except NotFound:
+            return Month()
+        except Replaced as error:
+            problem = error
+    raise problem
 
 
 def read_series(store: Store, series: Series, year: int, month: int) -> pa.Table:

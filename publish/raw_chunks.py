@@ -83,6 +83,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("session", pa.utf8()),
             ("local_from", pa.int64()),
             ("exchange_from", pa.int64()),
+            ("anew", pa.bool_()),
         ]
     ),
 }
@@ -292,7 +293,7 @@ def _event(record: Record, event: str) -> pa.Table:
     if event != "covered":
         return pa.Table.from_pylist([about], SCHEMAS[SESSIONS])
     covered = records.Coverage.decode(record.value)
-    stamps = {"local_from": covered.local_from, "exchange_from": covered.exchange_from}
+    stamps = {name: getattr(covered, name) for name in ("local_from", "exchange_from", "anew")}
     return pa.Table.from_pylist(
         [
             about | {"symbol": symbol, "local_ts": covered.local_from} | stamps

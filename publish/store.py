@@ -16,6 +16,7 @@ import fsspec
 from aiohttp import ClientError as ConnectionFailure
 from botocore.exceptions import BotoCoreError
 from botocore.parsers import ResponseParserError
+from s3fs.utils import FileExpired
 
 from ingest.errors import UserError
 from publish.settings import PublishSettings
@@ -28,7 +29,7 @@ _FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
 _S3_CONFIG = {
     "connect_timeout": 5,
     "read_timeout": 20,
-    "retries": {"mode": "standard", "max_attempts": 3},
+    "retries": {"mode": "standard", "total_max_attempts": 2},
 }
 
 
@@ -38,6 +39,10 @@ class StoreError(UserError):
 
 class NotFound(StoreError):
     """There is no object of that key."""
+
+
+class Replaced(StoreError):
+    """The object was replaced while it was read in parts: read it again."""
 
 
 class Store:
@@ -105,7 +110,10 @@ class Store:
 
     @contextmanager
     def reading(self, key: str) -> Iterator[Any]:
-        """A seekable binary file of the object, for ranges of large ones. Raises `NotFound`."""
+        """A seekable binary file of the object, for ranges of large ones.
+
+        All of it is of one version. Raises `NotFound`, and while it is read on S3 `Replaced`.
+        """
         # Parquet readers know which ranges they want; reading ahead would fetch them twice.
         options = {} if self._local else {"cache_type": "none"}
         with self._errors("read", key, missing=True):
@@ -186,7 +194,11 @@ class Store:
         try:
             yield
         except _FAILURES as error:
-            kind = NotFound if missing and isinstance(error, FileNotFoundError) else StoreError
+            kind = StoreError
+            if missing and isinstance(error, FileNotFoundError):
+                kind = NotFound
+            elif isinstance(error, FileExpired):
+                kind = Replaced
             raise kind(f"{self.url}: can't {action} {key}: {error}") from error
 
     @contextmanager

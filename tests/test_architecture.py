@@ -23,7 +23,11 @@ PURE = (
     "ingest/instruments.py",
     "ingest/selection.py",
     "ingest/batches.py",
+    "ingest/codes.py",
     "ingest/continuity.py",
+    "ingest/fills.py",
+    "ingest/gaps.py",
+    "ingest/untraded.py",
     "ingest/history.py",
     "ingest/watchdog.py",
     "ingest/subscriptions.py",
@@ -38,6 +42,7 @@ PURE = (
     *(f"aggregate/{n}.py" for n in ("intervals", "watermark", "partition", "shard", "seconds")),
     *(f"aggregate/{n}.py" for n in ("groups", "seen", "expanding", "rollup", "bars", "snapshot")),
     "aggregate/datasets/*.py",
+    *(f"publish/{n}.py" for n in ("layout", "merging", "pending", "exclusions")),
 )
 IMPURE_IMPORTS = {
     *("asyncio", "socket", "ssl", "select", "selectors", "threading", "multiprocessing"),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
@@ -150,6 +151,9 @@ class TransactionalProducer:
     async def _abort(self, error: errors.KafkaError) -> None:
         # What ended the transaction; a later batch fails only for there being none.
         end = self._producer._txn_manager.wait_for_transaction_end()
+        accumulator = self._producer._message_accumulator
+        for batch in chain(*accumulator._batches.values(), accumulator._pending_batches):
+            batch._drain_waiter.add_done_callback(seen)  # nobody waits for it
         self._raise_if_fenced((end.exception() if end and end.done() else None) or error)
         with contextlib.suppress(errors.KafkaError, TimeoutError):
             await asyncio.wait_for(self._producer.abort_transaction(), ABORT_S)

@@ -1,7 +1,7 @@
 """What the log, the bars and /metrics say of a fault run, in numbers to hold against the ledger."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -87,7 +87,7 @@ async def read_trades(log: Log, partitions: int) -> LogAccount:
     gaps: dict[Symbol, list[GapRecord]] = defaultdict(list)
     events = []
     for partition in range(partitions):
-        async for record in _records(log, TRADES_TOPIC, partition):
+        async for record in read_records(log, TRADES_TOPIC, partition):
             exchange = record.headers["exchange"]
             kind = record.headers["type"]
             if kind == TRADES:
@@ -116,7 +116,7 @@ async def bar_counts(log: Log, partitions: int) -> Counter[Symbol]:
     """Trades in the exchange clock's one-second bars of `flow`, by symbol."""
     found: Counter[Symbol] = Counter()
     for partition in range(partitions):
-        async for record in _records(log, BARS_TOPIC, partition):
+        async for record in read_records(log, BARS_TOPIC, partition):
             wanted = {"type": BARS, "dataset": "flow", "interval": "1s", "clock": "exchange"}
             if not wanted.items() <= record.headers.items():
                 continue
@@ -128,7 +128,8 @@ async def bar_counts(log: Log, partitions: int) -> Counter[Symbol]:
     return found
 
 
-async def _records(log: Log, topic: str, partition: int) -> "Iterator[Record]":  # type: ignore[misc]
+async def read_records(log: Log, topic: str, partition: int) -> AsyncIterator[Record]:
+    """Every record of a partition."""
     offset = 0
     while records := await log.read(topic, partition, offset, max_bytes=8 << 20):
         for record in records:

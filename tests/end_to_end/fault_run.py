@@ -15,15 +15,14 @@ from random import Random
 
 import pytest
 
-from ingest import collector as collectors
 from ingest import feed as feeds
-from ingest import healing
+from ingest import healing, limits, subscriptions
 from ingest import line as lines
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.keeper import Keeper, KeeperSettings
-from ingest.limits import LIMITS, Rate
+from ingest.limits import Rate
 from ingest.log import Log
 from ingest.simulator import EXCHANGES, Feed, Market, Simulator, market_feed
 from ingest.simulator import faults as sim
@@ -202,18 +201,18 @@ def accelerate(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
     def scaled(rates: tuple[Rate, ...]) -> tuple[Rate, ...]:
         return tuple((round(count * speed), seconds) for count, seconds in rates)
 
-    limits = {
+    scaled_limits = {
         name: replace(
             limit,
             connections=scaled(limit.connections),
             line_messages=scaled(limit.line_messages),
             messages=scaled(limit.messages),
         )
-        for name, limit in LIMITS.items()
+        for name, limit in limits.LIMITS.items()
     }
-    monkeypatch.setattr(collectors, "LIMITS", limits)
+    monkeypatch.setattr(limits, "LIMITS", scaled_limits)
     monkeypatch.setattr(lines, "CHECK_S", 0.05)
-    monkeypatch.setattr(lines, "RETRY_S", 0.5)
+    monkeypatch.setattr(subscriptions, "RETRY_S", 0.5)
     monkeypatch.setattr(feeds, "FIRST_DELAY_S", 0.05)
     monkeypatch.setattr(feeds, "MAX_DELAY_S", 0.3)
     monkeypatch.setattr(feeds, "OVERLAP_S", 0.2)

@@ -35,6 +35,7 @@ SYMBOL = "perpetual-BTC-USDT:USDT"
 EXCHANGE = "binance-futures"
 FIRST, LAST, OPEN = date(2026, 10, 31), date(2026, 11, 1), date(2026, 11, 2)
 README = Path(__file__).parents[2] / "README.md"
+pytestmark = pytest.mark.xdist_group("client")  # one server for all
 
 
 @dataclass(frozen=True)

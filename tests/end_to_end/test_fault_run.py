@@ -13,6 +13,7 @@ import pytest
 from aggregate.aggregator import Aggregator
 from aggregate.shard import Rules
 from ingest.instruments import HYPERLIQUID, OKX
+from ingest.line import label_of
 from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC, OPEN, TICK_TOPICS
 from ingest.simulator import EXCHANGES, Simulator
@@ -148,9 +149,16 @@ def assert_records_agree(exchange: str, found: LogAccount, counted: Scrape) -> N
     assert parsed + healed == found.rows(exchange)
     if exchange != HYPERLIQUID:
         assert healed > 50
-    for what, name in (("disconnected", "connections_lost"), ("replaced", "connections_replaced")):
-        counts = counted.by(name, "reason", exchange=exchange)
-        assert sum(counts.values()) >= found.count(exchange, what).total() > 0
+    lost = counted.by("connections_lost", "reason", exchange=exchange)
+    del lost["can't connect"]  # never stood, so nothing was disconnected
+    told = Counter[str]()
+    for reason, n in found.count(exchange, "disconnected").items():
+        told[label_of(reason)] += n
+    assert lost == told
+    assert {"closed 1001", "closed 1006", "closed 1012"} <= set(lost)
+    renewed = counted.by("connections_replaced", "reason", exchange=exchange)
+    assert renewed == found.count(exchange, "replaced")
+    assert renewed["silence"] > 0
 
 
 def assert_simulator_agrees(
@@ -164,7 +172,8 @@ def assert_simulator_agrees(
     assert counted.by("frames_malformed", "reason", exchange=exchange) == malformed
     assert counted.total("subscriptions_refused", exchange=exchange) == hits[sim.REFUSE, exchange]
     opened = counted.total("connections_opened", exchange=exchange)
-    assert opened == simulator.opened_connections[exchange]
+    # A handshake that the venue has completed may be broken off by us.
+    assert 0 <= simulator.opened_connections[exchange] - opened <= 0.1 * opened
     lost_on_the_way = simulator.delivered[exchange] - counted.total("frames", exchange=exchange)
     assert 0 <= lost_on_the_way <= 0.002 * simulator.delivered[exchange]
     for status in ("429", "418"):
@@ -185,7 +194,9 @@ def assert_nothing_uncounted(found: LogAccount, in_bars: Counter, counted: Scrap
     ticks = counted.total("ticks", kind="trades") + counted.total("trades_healed")
     left_out = counted.by("aggregate_discarded", "reason", kind="trades", clock="exchange")
     left_out += counted.by("aggregate_discarded", "reason", kind="trades", clock="both")
-    assert set(left_out) == {"duplicate", "not_a_trade"}, left_out
+    # After the end hours of market time pass at once: a backlog that comes then is late.
+    assert set(left_out) <= {"duplicate", "not_a_trade", "late"}, left_out
     assert ticks == in_bars.total() + left_out.total()
     copies = sum(len(s.id) - len(s.ids) for s in found.symbols.values())
-    assert 0 <= copies - left_out["duplicate"] <= left_out["not_a_trade"]
+    known = left_out["duplicate"] + left_out["late"]
+    assert 0 <= copies - known <= left_out["not_a_trade"]

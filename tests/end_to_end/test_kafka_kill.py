@@ -106,7 +106,7 @@ class Run:
     def _die_at(self, point: str, slot: int) -> None:
         """One that will kill itself there comes in the place of another, which is killed."""
         self.two[slot].end()
-        nth = self._random.randint(1, 2 if point in TO_TAKE_OVER else 12)
+        nth = self._random.randint(1, 2 if point in TO_TAKE_OVER else 6)
         doomed = self._start(point, nth)
         self.two[slot] = doomed
         wait_until(lambda: not doomed.alive(), DEADLINE_S, f"{point} reached {nth} times")

@@ -30,7 +30,7 @@ def test_the_client_gets_live_what_the_files_hold(tmp_path) -> None:
     with simulator(*options) as (_, venues):
         perpflow = start_perpflow(write_settings(tmp_path, venues, more=api))
         try:
-            rows = _stream(tmp_path, port, (start + SPAN_S) * 1_000_000)
+            rows = _stream(tmp_path, port)
             perpflow.send_signal(signal.SIGTERM)
             assert perpflow.wait(10) == 0
         finally:
@@ -47,8 +47,8 @@ def test_the_client_gets_live_what_the_files_hold(tmp_path) -> None:
         assert {name: repr(value) for name, value in row.items()} == bars[time_us // 1_000_000]
 
 
-def _stream(directory, port: int, until_us: int) -> list:
-    """(channel, row) of every row until one starts at `until_us` or later."""
+def _stream(directory, port: int) -> list:
+    """(channel, row) of every row until one starts `SPAN_S` after the first."""
     log = directory / "run.log"
     wait_until(lambda: b"live stream is served" in log.read_bytes(), 20, "the stream")
     key = log.read_text().partition("API key, shown this once: ")[2].split()[0]
@@ -62,7 +62,7 @@ def _stream(directory, port: int, until_us: int) -> list:
     with stream:
         for message in stream:
             rows.append((message.channel, dict(message.data)))
-            if message.data["time"] >= until_us:
+            if message.data["time"] >= rows[0][1]["time"] + SPAN_S * 1_000_000:
                 break
         else:
             raise AssertionError(f"only {len(rows)} rows within a minute")

@@ -16,7 +16,7 @@ from ingest import line as module
 from ingest.clock import ArrivalClock
 from ingest.feed import MAX_DELAY_S, Feed, back_off
 from ingest.instruments import BINANCE
-from ingest.line import Line
+from ingest.line import Line, label_of
 from ingest.venues import Frame, ParseReport, venue
 from tests.ingest.collecting import (
     Handler,
@@ -275,3 +275,22 @@ def test_back_off_doubles_up_to_its_limit_with_jitter() -> None:
     delays = list(islice(back_off(), len(limits)))
     assert all(limit / 2 <= d <= limit for d, limit in zip(delays, limits, strict=True))
     assert any(b != 2 * a for a, b in pairwise(delays))
+
+
+@pytest.mark.parametrize(
+    ("reason", "label"),
+    [
+        ("can't connect to wss://x: Connection refused", "can't connect"),
+        ("closed: received 1012 (service restart) x; then sent 1012", "closed 1012"),
+        ("closed: sent 1011 (internal error); no close frame received", "closed 1006"),
+        ("closed: no close frame received or sent", "closed 1006"),
+        ("closed: received 4999 (private use) x; then sent 4999 (private use)", "closed"),
+        ("silent for more than 60 s", "silent"),
+        ("could not send for 10 s", "sending"),
+        ("subscriptions not confirmed in 15 s", "unconfirmed"),
+        ("every subscription refused", "refused"),
+        ("renewed: age", "renewed"),
+    ],
+)  # fmt: skip
+def test_the_reasons_of_a_metric_are_few(reason: str, label: str) -> None:
+    assert label_of(reason) == label

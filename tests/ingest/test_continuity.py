@@ -6,20 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.continuity import (
-    DISCONNECT,
-    FILLS,
-    RECENT_FILLS,
-    REORDER_NS,
-    RESTART,
-    SEQUENCE,
-    STRADDLE,
-    Continuity,
-    Gap,
-    IdContinuity,
-    continuity,
-    without,
-)
+from ingest.continuity import REORDER_NS, Continuity, IdContinuity, continuity
+from ingest.fills import RECENT_FILLS
+from ingest.gaps import DISCONNECT, FILLS, RESTART, SEQUENCE, STRADDLE, Gap, without
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.ticks import BACKLOG, HEALED, I64, LIVE, Trades
 

@@ -12,7 +12,7 @@ import pytest
 from ingest import healing as module
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
-from ingest.continuity import IDS, SEQUENCE, Gap
+from ingest.gaps import IDS, SEQUENCE, Gap
 from ingest.healing import Budget, Healer
 from ingest.history import Print
 from ingest.instruments import BINANCE, OKX

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ingest import resume as module
-from ingest.continuity import FILLS, IDS, RESTART, Gap, IdContinuity
+from ingest.continuity import IdContinuity
+from ingest.gaps import FILLS, IDS, RESTART, Gap
 from ingest.instruments import BINANCE, HYPERLIQUID, partition_of
 from ingest.log import NewRecord
 from ingest.log.sqlite import SqliteLog

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
-from ingest.continuity import REORDER_NS, Gap
+from ingest.continuity import REORDER_NS
+from ingest.gaps import Gap
 from ingest.history import Print
 from ingest.instruments import BINANCE, HYPERLIQUID, Instrument, partition_of
 from ingest.log import NewRecord

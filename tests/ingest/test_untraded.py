@@ -30,3 +30,11 @@ def test_of_several_interruptions_the_first_counts() -> None:
     untraded.interrupted()
     ((_, since, until, _),) = untraded.check(batch(single(1, 70), at=NOW + 5)[0])
     assert (since, until) == (NOW - 9, NOW + 5)
+
+
+def test_a_dead_stream_puts_its_own_symbol_in_doubt_alone() -> None:
+    untraded = Untraded()
+    untraded.covered(SYMBOLS, NOW - 9)
+    untraded.interrupted([SYMBOLS[1], "perpetual-NOPE"])
+    trades = batch([*single(0, 3), *single(1, 70)], at=NOW)[0]
+    assert [symbol for symbol, *_ in untraded.check(trades)] == [SYMBOLS[1]]

@@ -38,14 +38,16 @@ def bars(
     dataset: str = "ohlcv",
     interval: str = "1m",
     clock: str = "true",
+    more: Sequence[str] = (),
 ) -> NewRecord:
-    """One record: a bar of each symbol at each start (seconds)."""
+    """One record: a bar of each symbol at each start (seconds); `more` columns are all 1."""
     code = np.repeat(np.arange(len(symbols), dtype=np.int32), len(starts))
     start = np.tile(np.asarray(starts, np.int64), len(symbols))
     opens = np.array(
         [value_of(int(s), symbols[int(c)]) for s, c in zip(start, code, strict=True)], np.float64
     )
     columns = {"open": opens, "volume": np.where(start % 3 == 0, np.nan, start.astype(float))}
+    columns |= {name: np.ones(len(start)) for name in more}
     batch = BarBatch(dataset, interval, clock, symbols, code, start, columns)
     return record(batch, partition, EXCHANGE, EXCHANGE)
 

@@ -24,7 +24,7 @@ ODD = [
     *("..", ".", "../../../keys.json", "/etc/passwd", "a/b", "a\\b", "%2e%2e%2f", "%00", "~"),
     *("*", "?", "perpetual-*", "[a-z]", "{a,b}", "$HOME", "`id`", "'; DROP TABLE x; --", "<b>"),
     *("perpetual-币安人生-USDT:USDT", "perpetual-XYZ:TSLA-USDC:USDC", "ключ", "é" * 40, "😀"),
-    *("x" * 200, "symbol=a", "a&b=c", "a#b", "a b", "=", "CON", "-rf"),
+    *("x" * 200, "币" * 66, "symbol=a", "a&b=c", "a#b", "a b", "=", "CON", "-rf"),
 ]
 PARAMETERS = [*QUERY]
 

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
-from ingest.continuity import IDS, SEQUENCE, Gap
+from ingest.gaps import IDS, SEQUENCE, Gap
 from ingest.history import Print, walk
 from ingest.simulator import EXCHANGES, Simulator
 from ingest.simulator.data_faults import DataFaults, Throttle

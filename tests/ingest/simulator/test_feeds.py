@@ -16,7 +16,7 @@ from ingest.ticks import BACKLOG
 from ingest.venues import Frame, ParseReport, ParserState, Row, venue
 from tests.ingest.simulating import START, Client, eventually
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 def recorded(name: str) -> Path:

@@ -13,7 +13,7 @@ from ingest.simulator import EXCHANGES, record_span
 from ingest.simulator.listings import BINANCE
 from tests.ingest.simulating import START, eventually, frames
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECEIVER = """
 import asyncio, sys
 from websockets.asyncio.client import connect

@@ -200,6 +200,7 @@ async def _assert_every_tick_in_its_second(folder: Path) -> None:
     assert got == dict(want)
 
 
+@pytest.mark.nightly
 def test_daemons_stop_while_the_broker_is_away_and_go_on_when_it_is_back(
     kafka_broker: Broker, tmp_path: Path
 ) -> None:

@@ -143,4 +143,4 @@ def seen(work: "asyncio.Future[Any]") -> None:
 
 def say(what: str, waited_s: float, reason: str | None) -> None:
     """Log that something waits for Kafka, and why if that is known."""
-    _log.warning("waiting for Kafka", what=what, seconds=round(waited_s), cause=reason)
+    _log.warning("waiting for Kafka", what=what, seconds=round(waited_s), reason=reason)

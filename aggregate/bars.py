@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from aggregate.groups import Partial
+from aggregate.groups import Array, Partial
 from ingest.log import NewRecord
 from ingest.records import BARS, BARS_TOPIC, CLOSED, SCHEMA_VERSION
 from ingest.ticks import I32, I64, ipc_stream
@@ -33,15 +33,27 @@ class BarBatch:
 
     def table(self) -> pa.Table:
         """Columns symbol (dictionary), time (timestamp[us], naive UTC), then the dataset's."""
-        used, index = np.unique(self.code, return_inverse=True)
+        new = np.append(True, self.code[1:] != self.code[:-1])
         symbol = pa.DictionaryArray.from_arrays(
-            pa.array(index.astype(np.int32)),
-            pa.array([self.symbols[i] for i in used], pa.utf8()),
+            pa.array(np.cumsum(new, dtype=np.int32) - np.int32(1)),
+            pa.array([self.symbols[i] for i in self.code[new]], pa.utf8()),
         )
         time = pa.array(self.start * 1_000_000).view(pa.timestamp("us"))
         names = ["symbol", "time", *self.columns]
-        values = [pa.array(column, from_pandas=True) for column in self.columns.values()]
+        values = [_nullable(column) for column in self.columns.values()]
         return pa.table([symbol, time, *values], names=names)
+
+
+def _nullable(column: Array) -> pa.Array:
+    """An Arrow array on the column's memory, NaN being null: pa.array goes value by value."""
+    if column.dtype.kind != "f":
+        return pa.array(column)
+    missing = np.isnan(column)
+    if not missing.any():
+        return pa.array(column)
+    valid = pa.py_buffer(np.packbits(~missing, bitorder="little"))
+    values = pa.py_buffer(np.ascontiguousarray(column))
+    return pa.Array.from_buffers(pa.float64(), len(column), [valid, values])
 
 
 @dataclass(frozen=True, slots=True)

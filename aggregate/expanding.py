@@ -7,20 +7,18 @@ passes differently gives the same bits.
 """
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
+from aggregate.groups import Array
 from ingest.ticks import F64, I32, I64
 
 _UNIT = {"month": "datetime64[M]", "day": "datetime64[D]"}
-_PADDING = 8
-"""A pass uses one padded matrix while that has at most this many cells per row of input."""
-_WIDE = 8
-"""With more segments than this, sums run across all of them at once."""
+_FEW = 8
+"""Steps that this many segments or fewer still take are summed one segment after the other."""
 
 
 class ExpandingZ:
-    """`width` values a bar. State (codes, 3·width): shift, Σd, Σd² with d = x − shift."""
+    """`width` values a bar. State (codes, 3, width): shift, Σd, Σd² with d = x − shift."""
 
     def __init__(self, width: int, reset: str) -> None:
         if reset not in _UNIT:
@@ -33,63 +31,61 @@ class ExpandingZ:
 
     def score(self, code: I32, start: I64, values: F64) -> F64:
         """z (width, n) of values (width, n), rows sorted by code, then start (s); remembers."""
-        self._grow(int(code.max()) + 1)
-        period = start.astype("datetime64[s]").astype(self._unit).astype(np.int64)
+        self._grow(int(code[-1]) + 1)
+        period = self._periods(start)
         new = np.empty(len(code), dtype=bool)
         new[0] = True
-        new[1:] = (code[1:] != code[:-1]) | (period[1:] != period[:-1])
+        np.not_equal(code[1:], code[:-1], out=new[1:])
+        new[1:] |= period[1:] != period[:-1]
         starts = np.flatnonzero(new)
-        lengths = np.diff(np.append(starts, len(code)))
+        ends = np.append(starts[1:], len(code))
         out = np.empty_like(values)
         # A code that crosses into a new period has several segments: they go in order.
-        first = np.append(True, code[starts][1:] != code[starts][:-1])
         while len(starts):
-            self._pass(starts[first], lengths[first], code, period, values, out)
-            starts, lengths = starts[~first], lengths[~first]
-            first = np.append(True, code[starts][1:] != code[starts][:-1])[: len(starts)]
+            first = np.append(True, code[starts[1:]] != code[starts[:-1]])
+            self._segments(starts[first], ends[first], code, period, values, out)
+            starts, ends = starts[~first], ends[~first]
         return out
 
-    def _pass(
-        self, starts: I64, lengths: I64, code: I32, period: I64, values: F64, out: F64
-    ) -> None:
-        """Segments of distinct codes, in groups of like length to bound the padding."""
-        order = np.argsort(lengths, kind="stable")
-        low = 0
-        while low < len(order):
-            size = int(lengths[order[low]])
-            high = int(np.searchsorted(lengths[order], size * _PADDING, side="right"))
-            picked = order[low:high]
-            self._block(starts[picked], lengths[picked], code, period, values, out)
-            low = high
+    def _periods(self, start: I64) -> I64:
+        """The number (n,) of each start's period."""
+        seconds = np.array([start.min(), start.max()]).astype("datetime64[s]")
+        first, last = seconds.astype(self._unit).astype(np.int64)
+        if first == last:  # the calendar is slow
+            return np.full(len(start), first)
+        return start.astype("datetime64[s]").astype(self._unit).astype(np.int64)
 
-    def _block(
-        self, starts: I64, lengths: I64, code: I32, period: I64, values: F64, out: F64
+    def _segments(
+        self, starts: I64, ends: I64, code: I32, period: I64, values: F64, out: F64
     ) -> None:
-        who, when = code[starts], period[starts]
-        fresh = self._period[who] != when
+        """Scores the rows [start, end) of segments that are all of different codes."""
+        longest = np.argsort(starts - ends, kind="stable")
+        starts, lengths = starts[longest], (ends - starts)[longest]
+        who = code[starts]
+        self._restart(who, period[starts], values[:, starts])
+        segment, step, edges = _step_by_step(lengths)
+        at = starts[segment] + step
+        n = (self._n[who] + 1.0)[segment] + step
+        of, width = self._sums[who], self._width
+        d = [values[i][at] - of[segment, 0, i] for i in range(width)]
+        running = np.stack([*d, *(x * x for x in d)], axis=1)
+        running[: len(who)] += of[:, 1:].reshape(-1, 2 * width)
+        _extend(running, lengths, edges)
+        last = edges[lengths - 1] + np.arange(len(who))
+        self._sums[who, 1:] = running[last].reshape(-1, 2, width)
+        self._n[who] += lengths
+        sums = np.ascontiguousarray(running.T)
+        for i in range(width):
+            out[i][at] = _z(d[i], sums[i], sums[width + i], n)
+
+    def _restart(self, who: I32, period: I64, values: F64) -> None:
+        """Codes that were last in another period begin anew, at the first of their values."""
+        fresh = self._period[who] != period
         restarted = who[fresh]
         self._n[restarted] = 0
         self._sums[restarted] = 0.0
-        self._sums[restarted, 0] = values[:, starts[fresh]].T
-        self._period[who] = when
-
-        # Row r of segment s is cell (r, s) of a matrix whose columns are summed downwards.
-        segments = len(starts)
-        segment = np.repeat(np.arange(segments), lengths)
-        ends = np.cumsum(lengths)
-        step = np.arange(len(segment)) - np.repeat(ends - lengths, lengths)
-        cell = step * segments + segment
-        at = starts[segment] + step
-        n = self._n[who][segment] + step + 1
-        shape = (int(lengths.max()), segments)
-        for i in range(self._width):
-            d = values[i][at] - self._sums[who, 0, i][segment]
-            s1 = _running(self._sums[who, 1, i], d, cell, shape)
-            s2 = _running(self._sums[who, 2, i], d * d, cell, shape)
-            out[i][at] = _z(d, s1, s2, n)
-            self._sums[who, 1, i] = s1[ends - 1]
-            self._sums[who, 2, i] = s2[ends - 1]
-        self._n[who] += lengths
+        self._sums[restarted, 0] = values[:, fresh].T
+        self._period[who] = period
 
     def _grow(self, codes: int) -> None:
         more = codes - len(self._n)
@@ -111,21 +107,33 @@ class ExpandingZ:
         self._sums = np.array(state["sums"], dtype=np.float64).reshape(-1, 3, self._width)
 
 
-def _running(seed: F64, values: F64, cell: I64, shape: tuple[int, int]) -> F64:
-    """Running sums of `values` (n,) in the cells of a matrix, down each column from its seed."""
-    longest, segments = shape
-    matrix = np.zeros((longest + 1, segments))
-    matrix[0] = seed
-    matrix[1:].ravel()[cell] = values
-    if segments > _WIDE:
-        np.cumsum(matrix, axis=0, out=matrix)
-    else:
-        for column in matrix.T:
-            np.cumsum(column, out=column)
-    return matrix[1:].ravel()[cell]
+def _step_by_step(lengths: I64) -> tuple[I64, I64, I64]:
+    """All segments' first rows, then their second ones, …: (segment (n,), step (n,), edges).
+
+    `lengths` fall, so the segments that take step r are the first ones; their rows are at
+    edges[r] and on.
+    """
+    steps = np.arange(lengths[0])
+    taking = np.searchsorted(-lengths, -steps)
+    edges = np.append(0, np.cumsum(taking))
+    step = np.repeat(steps, taking)
+    return np.arange(edges[-1]) - np.repeat(edges[:-1], taking), step, edges
 
 
-def _z(d: F64, s1: F64, s2: F64, n: npt.NDArray[np.int64]) -> F64:
+def _extend(sums: F64, lengths: I64, edges: I64) -> None:
+    """Makes rows of values (n, k), step by step, each segment's running sums; in place."""
+    width, flat = sums.shape[1], sums.reshape(-1)
+    together = int(np.searchsorted(-np.diff(edges), -_FEW)) or 1
+    ends = (edges[: together + 1] * width).tolist()
+    for before, low, high in zip(ends, ends[1:], ends[2:], strict=False):
+        row = flat[low:high]
+        np.add(row, flat[before : before + high - low], row)
+    for segment in np.flatnonzero(lengths > together).tolist():
+        own = edges[together - 1 : lengths[segment]] + segment
+        sums[own] = np.cumsum(sums[own], axis=0)
+
+
+def _z(d: F64, s1: F64, s2: F64, n: Array) -> F64:
     """(x − mean)/std from shifted sums; NaN where n < 2 or the variance is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = s1 / n

@@ -35,7 +35,8 @@ class Groups:
         self.starts: I64 = np.flatnonzero(new)
         self.ends: I64 = np.append(self.starts[1:], len(code))
         self.n = len(self.starts)
-        self.id: I64 = np.cumsum(new) - 1
+        self.id: I64 = np.cumsum(new)
+        self.id -= 1
 
     def sum(self, values: Array) -> F64:
         return np.bincount(self.id, weights=values, minlength=self.n).astype(np.float64, copy=False)
@@ -88,13 +89,30 @@ class Rows:
         return Rows(self.code[index], self.start[index], parts)
 
 
+def order_by_code(code: I32) -> tuple[I64, I32]:
+    """The stable order of n ≥ 1 rows by code, and the codes in that order.
+
+    Code and row in one word, sorted: numpy sorts 32-bit numbers with SIMD, three times as fast as
+    its stable argsort.
+    """
+    bits = len(code).bit_length()
+    word: type[Any] = np.uint32 if int(code.max()) >> max(32 - bits, 0) == 0 else np.uint64
+    key: Array = code.astype(word)
+    key <<= word(bits)
+    key |= np.arange(len(code), dtype=word)
+    key.sort()
+    order = (key & word((1 << bits) - 1)).astype(np.int64)
+    key >>= word(bits)
+    return order, key.astype(np.int32)
+
+
 def concat_rows(rows: Sequence[Rows]) -> Rows:
     """Rows of successive seals as one, sorted by code, then start."""
     if len(rows) == 1:
         return rows[0]
     code = np.concatenate([r.code for r in rows])
     # Successive seals only rise in start, so a stable sort by code alone is enough.
-    order = np.argsort(code.astype(np.uint16), kind="stable")
+    order, code = order_by_code(code)
     start = np.concatenate([r.start for r in rows])[order]
     parts = {
         name: {
@@ -102,4 +120,4 @@ def concat_rows(rows: Sequence[Rows]) -> Rows:
         }
         for name, part in rows[0].parts.items()
     }
-    return Rows(code[order], start, parts)
+    return Rows(code, start, parts)

@@ -6,14 +6,14 @@ all instruments. So the rows depend on the set of ticks alone, not on batching o
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from aggregate.datasets.base import Dataset
-from aggregate.groups import Array, Groups, Rows
+from aggregate.groups import Array, Groups, Rows, order_by_code
 from aggregate.intervals import EXCHANGE, NS
 from aggregate.seen import Mask, QuoteCopies, RecentKeys, RisingIds, first_of_each, mix
 from ingest.ticks import FUTURE_NS, I64, LIVE, Quotes, Trades
@@ -36,25 +36,41 @@ class Chunk:
 
 
 class Ordered:
-    """The rows `index` of ticks (all in order if None); a column is gathered when it is used."""
+    """The rows `index` of held chunks, joined (all of them in turn if None), column by column.
 
-    def __init__(self, ticks: Ticks, index: Array | None) -> None:
-        self.ticks = ticks
+    A column is joined and gathered when it is first used. Joining reads each chunk in sequence,
+    which is several times as fast as gathering from what is not in the cache.
+    """
+
+    def __init__(
+        self, chunks: Sequence[Chunk], index: Array | None = None, **columns: Array
+    ) -> None:
+        self.chunks = chunks
         self.index = index
+        self.__dict__ |= columns
 
     def __len__(self) -> int:
-        return len(self.ticks if self.index is None else self.index)
+        return len(self.code)
 
     def __getattr__(self, name: str) -> Array:
-        column: Array = getattr(self.ticks, name)
+        column = np.concatenate([getattr(chunk.ticks, name) for chunk in self.chunks])
         if self.index is not None:
             column = np.take(column, self.index)
         self.__dict__[name] = column
         return column
 
+    def rank(self) -> Array | None:
+        """Each row's place among the collectors, None if there is one."""
+        names = sorted({chunk.collector for chunk in self.chunks})
+        if len(names) == 1:
+            return None
+        ranks = [names.index(chunk.collector) for chunk in self.chunks]
+        rank = np.repeat(ranks, [len(chunk.ticks) for chunk in self.chunks])
+        return rank if self.index is None else rank[self.index]
+
     def where(self, keep: Mask) -> "Ordered":
         index = np.flatnonzero(keep) if self.index is None else self.index[keep]
-        return Ordered(self.ticks, index)
+        return Ordered(self.chunks, index)
 
 
 class Seen(Protocol):
@@ -136,8 +152,7 @@ class Seconds:
         parts = self._release(cut * NS)
         if not parts:
             return None
-        held, rank = _join(parts)
-        ticks = self._canonical(held, rank)
+        ticks = self._canonical(Ordered(parts))
         keep = self._fresh(ticks)
         if not keep.all():
             self.dropped["duplicate"] += int((~keep).sum())
@@ -172,24 +187,27 @@ class Seconds:
     def _stamps(self, ticks: Ticks | Ordered) -> I64:
         return ticks.exchange_ts if self.clock == EXCHANGE else ticks.local_ts
 
-    def _canonical(self, ticks: Ticks, rank: Array | None) -> Ordered:
+    def _canonical(self, ticks: Ordered) -> Ordered:
         """The ticks by instrument and then in canonical order."""
-        code = ticks.code
-        by_code = None
-        if (code[1:] < code[:-1]).any():
-            by_code = np.argsort(code.astype(np.uint16), kind="stable")
-        ordered = Ordered(ticks, by_code)
-        names = ["local_ts", "row"]
+        if (ticks.code[1:] < ticks.code[:-1]).any():
+            by_code, code = order_by_code(ticks.code)
+            ticks = Ordered(ticks.chunks, by_code, code=code)
+        if _sorted(ticks.code, self._order_keys(ticks)):
+            return ticks
+        order = np.lexsort((*reversed([*self._order_keys(ticks)]), ticks.code))
+        return Ordered(ticks.chunks, order if ticks.index is None else ticks.index[order])
+
+    def _order_keys(self, ticks: Ordered) -> Iterator[Array]:
+        """What canonical order goes by within an instrument."""
         if self.clock == EXCHANGE:
-            sequence = ["id" if self.kind == "trades" else "sequence"] if self._ordered else []
-            names = ["exchange_ts", *sequence, *names]
-        keys = [getattr(ordered, name) for name in names]
+            yield ticks.exchange_ts
+            if self._ordered:
+                yield ticks.id if self.kind == "trades" else ticks.sequence
+        yield ticks.local_ts
+        rank = ticks.rank()
         if rank is not None:
-            keys.insert(-1, rank if by_code is None else rank[by_code])
-        if _sorted(ordered.code, keys):
-            return ordered
-        order = np.lexsort((*reversed(keys), ordered.code))
-        return Ordered(ticks, order if by_code is None else by_code[order])
+            yield rank
+        yield ticks.row
 
     def _fresh(self, ticks: Ordered) -> Mask:
         """Rows that are no copy of a row before them or of what an earlier seal has seen."""
@@ -200,9 +218,9 @@ class Seconds:
         if isinstance(seen, RisingIds):
             keep = _first_of_id(ticks)
             if keep is None:
-                return seen.fresh(ticks.code, ticks.id - ticks.count + 1, ticks.id)
+                return seen.fresh(ticks.code, _first_ids(ticks), ticks.id)
             some = ticks.where(keep)
-            keep[keep] = seen.fresh(some.code, some.id - some.count + 1, some.id)
+            keep[keep] = seen.fresh(some.code, _first_ids(some), some.id)
             return keep
         assert isinstance(seen, RecentKeys)
         if self.clock == EXCHANGE:  # copies share their exchange stamp, so one seal sees them all
@@ -216,7 +234,7 @@ class Seconds:
         return mix(ticks.code, ticks.exchange_ts, *content)
 
 
-def _sorted(code: Array, keys: Sequence[Array]) -> bool:
+def _sorted(code: Array, keys: Iterable[Array]) -> bool:
     """Whether rows are in order of code, then of the keys in turn."""
     tie = code[1:] == code[:-1]
     for values in keys:
@@ -229,18 +247,11 @@ def _sorted(code: Array, keys: Sequence[Array]) -> bool:
     return True
 
 
-def _join(chunks: Sequence[Chunk]) -> tuple[Ticks, Array | None]:
-    """All chunks as one, and each row's collector rank (None if there is one collector)."""
-    first = chunks[0].ticks
-    if len(chunks) == 1:
-        return first, None
-    columns = zip(*(chunk.ticks.columns() for chunk in chunks), strict=True)
-    ticks = type(first)(first.symbols, *(np.concatenate(parts) for parts in columns))
-    names = sorted({chunk.collector for chunk in chunks})
-    if len(names) == 1:
-        return ticks, None
-    ranks = [names.index(chunk.collector) for chunk in chunks]
-    return ticks, np.repeat(ranks, [len(chunk.ticks) for chunk in chunks])
+def _first_ids(trades: Ordered) -> Array:
+    """The lowest of each print's ids."""
+    single = bool((trades.count == 1).all())
+    ids: Array = trades.id if single else trades.id - trades.count + 1
+    return ids
 
 
 def _first_of_id(trades: Ordered) -> Mask | None:

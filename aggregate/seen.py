@@ -46,13 +46,17 @@ class RisingIds:
 
     def fresh(self, code: I32, first: I64, last: I64) -> Mask:
         """Which rows have no id that was seen, also in a row before; those are remembered."""
-        self._grow(int(code.max()) + 1)
-        new: Mask = first > self._top[code]
-        behind = (code[1:] == code[:-1]) & (first[1:] <= last[:-1])
+        self._grow(int(code[-1]) + 1)
+        other = code[1:] != code[:-1]
+        heads = np.append(0, np.flatnonzero(other) + 1)
+        behind = first[1:] <= last[:-1]
+        behind &= ~other
         disordered = behind.any()
-        if not disordered and new.all():
+        # In order, a code's first row is its lowest: the rows after it needn't be looked up.
+        if not disordered and (first[heads] > self._top[code[heads]]).all():
             self._add(code, first, last)
-            return new
+            return np.ones(len(code), dtype=bool)
+        new: Mask = first > self._top[code]
         for i in np.flatnonzero(~new).tolist():
             new[i] = not self._holds(int(code[i]), int(first[i]), int(last[i]))
         if disordered:

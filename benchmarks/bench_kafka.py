@@ -17,7 +17,7 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks import market
-from benchmarks.bench_log_to_log import aggregated, workload
+from benchmarks.bench_log_to_log import aggregated, burst
 from benchmarks.result import Result, cpu_time
 from ingest import records
 from ingest.log import NewRecord
@@ -59,7 +59,7 @@ async def _measured(servers: str, trades: Trades) -> list[Result]:
 
     whole = KafkaLog(KafkaOptions(servers, "whole."))
     name = "ticks on Kafka → bars on Kafka, all datasets, intervals and clocks"
-    result = await aggregated(whole, workload(), name, TARGET)
+    result = await aggregated(whole, *burst(), name, TARGET)
     await whole.close()
     return [
         *_compared("ticks produced to Kafka", produced, produced_single),

@@ -15,7 +15,6 @@ from aggregate.intervals import NS
 from aggregate.shard import Rules, ShardAggregator
 from benchmarks import market
 from benchmarks.result import Result
-from ingest.ticks import Quotes, Trades
 
 INSTRUMENTS, TICKS_S, LIVE_S = 1000, 50_000, 15
 FILL = [3600] * 23 + [900] * 3 + [300] * 2 + [60] * 4 + [15] * 2 + [14]
@@ -33,35 +32,19 @@ def run() -> list[Result]:
     return [Result(name, peak / 1024, "MB", TARGET, detail, better="lower")]
 
 
-def _part(seconds: int, at: int, n: int) -> tuple[Trades, Quotes]:
-    """A third of n ticks as trades, the rest as quotes, over `seconds` from `at` (s) on."""
-    both = (
-        market.trades(n // 3, INSTRUMENTS, seconds, seed=at, even=True),
-        market.quotes(n - n // 3, INSTRUMENTS, seconds, seed=at, even=True),
-    )
-    moved = (at - market.START) * NS
-    for ticks in both:
-        ticks.exchange_ts += moved
-        ticks.local_ts += moved
-    # Ids and update numbers go on where the part before ended, whatever it held.
-    both[0].id += at * 10**6
-    both[1].sequence += at * 10**6
-    return both
-
-
 def _hold_and_seal() -> tuple[int, int]:
     shard = ShardAggregator("binance-futures", Rules())
     shard.cover(market.symbols(INSTRUMENTS), 0, 0)
     end = market.START
     for seconds in FILL:
         # Sparse, so that what is held at once is no larger than live's few seconds.
-        for ticks in _part(seconds, end, 20 * INSTRUMENTS):
+        for ticks in market.part(end, seconds, 20 * INSTRUMENTS, INSTRUMENTS, even=True):
             shard.add(ticks, "c1")
         end += seconds
         shard.advance(end * NS)
         shard.changes()
     for second in range(end, end + LIVE_S):
-        parts = _part(1, second, TICKS_S)
+        parts = market.part(second, 1, TICKS_S, INSTRUMENTS, even=True)
         for now in range(second * NS + STEP_NS, (second + 1) * NS + 1, STEP_NS):
             for ticks in parts:
                 low, high = np.searchsorted(ticks.local_ts, (now - STEP_NS, now))

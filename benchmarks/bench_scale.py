@@ -15,15 +15,11 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-
 from aggregate.aggregator import Aggregator
 from aggregate.shard import Rules
-from benchmarks import market
-from benchmarks.bench_log_to_log import EXCHANGE, session, workload
+from benchmarks.bench_log_to_log import burst, collect
 from benchmarks.result import Result, cpu_time
 from ingest import records
-from ingest.instruments import partition_of
 from ingest.log import TopicPartition
 from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_group import KafkaMembership
@@ -67,25 +63,15 @@ def run() -> list[Result]:
 
 async def _fill(servers: str) -> tuple[int, dict[TopicPartition, int]]:
     """Put the backlog on the log; returns its ticks and the end of each partition."""
-    trades, quotes = workload()
-    names = market.symbols(market.INSTRUMENTS)
-    where = np.array([partition_of(EXCHANGE, name, PARTITIONS) for name in names])
     log = KafkaLog(KafkaOptions(servers))
-    await log.create(dict.fromkeys((*records.TICK_TOPICS, records.BARS_TOPIC), PARTITIONS))
-    for partition in range(PARTITIONS):
-        own = (
-            ticks.take(np.flatnonzero(where[ticks.code] == partition)) for ticks in (trades, quotes)
-        )
-        written = session(*own, partition)
-        for i in range(0, len(written), 20):
-            await log.append(written[i : i + 20])
+    ticks = await collect(log, *burst(), PARTITIONS)
     ends = {
         (topic, partition): (await log.bounds(topic, partition))[1]
         for topic in records.TICK_TOPICS
         for partition in range(PARTITIONS)
     }
     await log.close()
-    return len(trades) + len(quotes), ends
+    return ticks, ends
 
 
 async def _measured(

@@ -5,11 +5,12 @@ the day, not the rates, so that a figure per tick stays comparable where memory 
 """
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from aggregate.intervals import DAY
+from aggregate.intervals import DAY, NS
 from ingest.ticks import BUY, F64, I32, I64, LIVE, SELL, Quotes, Trades
 
 SEED = 4
@@ -21,6 +22,8 @@ BURST = 3.0
 """Mean trades that come together: an order that meets several resting ones."""
 BATCH = 4096
 """Ticks a record holds."""
+PART_S = 600
+"""Seconds that are made, and held, at once."""
 
 
 def scale() -> float:
@@ -38,6 +41,31 @@ def day_of_trades(seed: int = SEED) -> Trades:
 
 def day_of_quotes(seed: int = SEED + 1) -> Quotes:
     return quotes(round(QUOTES_A_DAY * scale()), INSTRUMENTS, round(DAY * scale()), seed)
+
+
+def parts(seconds: int, ticks_s: float) -> Iterator[tuple[Trades, Quotes]]:
+    """`seconds` of the market in parts of `PART_S`, for who need not hold all of it."""
+    for at in range(START, START + seconds, PART_S):
+        length = min(PART_S, START + seconds - at)
+        yield part(at, length, round(length * ticks_s), INSTRUMENTS)
+
+
+def part(
+    at: int, seconds: int, n: int, instruments: int, *, even: bool = False
+) -> tuple[Trades, Quotes]:
+    """A third of n ticks as trades, the rest as quotes, over `seconds` from `at` (s) on."""
+    both = (
+        trades(n // 3, instruments, seconds, seed=at, even=even),
+        quotes(n - n // 3, instruments, seconds, seed=at, even=even),
+    )
+    moved = (at - START) * NS
+    for ticks in both:
+        ticks.exchange_ts += moved
+        ticks.local_ts += moved
+    # Ids and update numbers go on where the part before ended, whatever it held.
+    both[0].id += at * 10**6
+    both[1].sequence += at * 10**6
+    return both
 
 
 def trades(
@@ -98,7 +126,7 @@ def quotes(
 
 def _prices(rng: np.random.Generator, code: I32, instruments: int) -> F64:
     """Ticks of 0.01 % around each instrument's own level, which wanders with the market's."""
-    level = 10 ** rng.uniform(-1, 4.8, instruments)
+    level = 10 ** np.random.default_rng(SEED).uniform(-1, 4.8, instruments)
     market = np.exp(np.cumsum(rng.normal(0, 2e-6, len(code))))
     return level[code] * market * (1 + 1e-4 * rng.integers(-3, 4, len(code)))
 

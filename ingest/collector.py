@@ -9,6 +9,7 @@ true: when it is taken, every frame stamped before has been handed over.
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -39,6 +40,7 @@ from ingest.session import Session
 from ingest.spool import Spool
 from ingest.symbol_checks import SymbolChecks
 from ingest.venues import Channel, Frame, venue
+from ingest.venues.common import trade_channel
 
 SPOOL_DRAIN_S = 5.0
 """How long a start waits for spooled records to reach the log before it looks for gaps."""
@@ -79,18 +81,24 @@ class Collector:
         self._natives_by_symbol = {i.symbol: i.native for i in instruments}
         self._covering = Covering(list(self._active))
         self._universe = Universe(instruments)
-        self._trades = settings.trades or self._venue.trade_channels[0]
-        most = limits(settings.exchange, settings.processes).subscriptions
-        streams = sum(len(e.channels) for e in self._venue.endpoints(instruments, self._trades))
-        if most is not None and streams > most:
+        channels = self._venue.trade_channels
+        self._trades = trade_channel(settings.exchange, settings.trades or channels[0], channels)
+        self._left_out: set[str] = set()
+        if len(instruments) > self._most:
             raise ValueError(
-                f"{settings.exchange} allows {most} subscriptions, {len(instruments)} instruments "
-                f"need {streams}: choose fewer"
+                f"{settings.exchange} allows {2 * self._most} subscriptions, {len(instruments)} "
+                f"instruments need {2 * len(instruments)}: choose fewer"
             )
         self._feeds: Feeds | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._confirmed = False
+
+    @property
+    def _most(self) -> int:
+        """How many instruments the venue's limits allow, each with its trades and its quotes."""
+        most = limits(self._settings.exchange, self._settings.processes).subscriptions
+        return sys.maxsize if most is None else most // 2
 
     @property
     def subscribed(self) -> bool:
@@ -157,6 +165,7 @@ class Collector:
         natives = {i.symbol: i.native for i in self._universe.instruments}
         # A code has one native id: of two with one Atlas id, the second is for the next session.
         instruments = [i for i in instruments if natives.get(i.symbol, i.native) == i.native]
+        instruments = self._within_limits(instruments)
         change = changes(self._active, instruments)
         if not change:
             return
@@ -174,6 +183,23 @@ class Collector:
             self._recording.changed(self._universe.instruments, gone)
         known = {i.native: i for i in self._universe.instruments}
         self._feeds.update(known, gone, change.added, list(self._active.values()))
+
+    def _within_limits(self, instruments: Sequence[Instrument]) -> Sequence[Instrument]:
+        """Those that are collected already, and as many new ones as there is room for."""
+        known = [i for i in instruments if i.native in self._active]
+        new = [i for i in instruments if i.native not in self._active]
+        room = max(self._most - len(known), 0)
+        left_out = {i.native for i in new[room:]}
+        if left_out - self._left_out:
+            names = ", ".join(sorted(left_out)[:10])
+            _log.error(
+                "the venue allows no more subscriptions, new listings are left out",
+                exchange=self._settings.exchange,
+                instruments=len(left_out),
+                first=names,
+            )
+        self._left_out = left_out
+        return [*known, *new[:room]]
 
     async def _collect(self) -> None:
         settings = self._settings

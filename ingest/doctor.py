@@ -111,6 +111,8 @@ class Doctor:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+        if addresses == [host]:
+            return f"{host} is an address"
         more = f" and {len(addresses) - 3} more" if len(addresses) > 3 else ""
         return f"{host} is {', '.join(addresses[:3])}{more}"
 

@@ -84,7 +84,7 @@ class Feed:
         self._clock = clock
         self._deliver = deliver
         self._changed = changed
-        self._overlap = overlap
+        self.overlap = overlap
         self._log = _log.bind(exchange=exchange, path=endpoint.path)
         self._trouble = trouble or trouble_of(exchange)
         self._watchdogs = {kind: Watchdog() for kind in kinds_of(endpoint)}
@@ -181,7 +181,7 @@ class Feed:
                 if since is not None and now - since >= OVERLAP_S and self._next.line.confirmed:
                     await self._replace()
             elif self._current.line.renew and now >= self._next_at:
-                if self._overlap:
+                if self.overlap:
                     self._next = self._start()
                 else:
                     self._current.task.cancel()

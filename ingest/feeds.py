@@ -112,6 +112,9 @@ class Feeds:
                 if endpoint is not feed.endpoint:
                     feed.change(endpoint)
         self._feeds = feeds + [self._feed(e, len(feeds) + i) for i, e in enumerate(more)]
+        self._overlap = self._limiter.limits.leave_room(len(self.wanted))
+        for feed in self._feeds:
+            feed.overlap = self._overlap
         if self._fallback is not None:
             self._fallback.endpoints = self._aggregates(active)
         self._news.set()

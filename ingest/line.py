@@ -169,6 +169,9 @@ class Line:
         self._answered()
 
     def _refused(self, notice: Notice) -> None:
+        if notice.native and (notice.channel, notice.native) not in self._subscriptions.wanted:
+            self._log.info("no such subscription to leave", text=notice.text)  # delisted, say
+            return
         metrics.REFUSED.labels(self._address.exchange).inc()
         symbols = self._subscriptions.refuse(notice)
         self._log.error(

@@ -5,7 +5,7 @@ connection. A subscription that is refused, or not answered, doesn't touch the o
 for again `RETRIES` times, ever more rarely, then given up until the next connection.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ingest.venues import Channel, Endpoint, Notice
@@ -40,6 +40,7 @@ class Subscriptions:
     def __init__(self, endpoint: Endpoint) -> None:
         self._wanted = dict.fromkeys(endpoint.channels)
         self._expected = endpoint.acks
+        self._open = set(endpoint.channels)
         self._answers = 0
         self._asked: dict[Channel, _Asked] = {}
         self._confirmed: set[Channel] = set()
@@ -60,8 +61,8 @@ class Subscriptions:
         return self.answered and not self._ever_confirmed
 
     @property
-    def wanted(self) -> tuple[Channel, ...]:
-        return tuple(self._wanted)
+    def wanted(self) -> Collection[Channel]:
+        return self._wanted.keys()
 
     @property
     def confirmed(self) -> set[Channel]:
@@ -92,10 +93,12 @@ class Subscriptions:
 
     def acknowledged(self, notice: Notice) -> set[Channel]:
         """The subscriptions that stand now and did not before."""
-        self._answers += not self.answered
         named = (notice.channel, notice.native)
         channels = [named] if notice.channel else self._requests.get(notice.number, ())
         new = {c for c in channels if c in self._wanted} - self._confirmed
+        if not notice.channel or named in self._open:  # OKX repeats acks: they answer nothing more
+            self._open.discard(named)
+            self._answers += not self.answered
         self._confirmed |= new
         self._ever_confirmed |= bool(new)
         for channel in new:

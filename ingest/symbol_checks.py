@@ -24,7 +24,7 @@ from ingest.history import BadAnswer, newest_print, newest_request
 from ingest.symbol_watch import SymbolWatch
 from ingest.universe import TIMEOUT_S, USER_AGENT
 
-CHECK_S = 10.0
+CHECK_S = 5.0
 SETTLE_S = 2.0
 """REST may be ahead of the stream by so much."""
 NEWER_NS = 1_000_000_000

@@ -23,13 +23,13 @@ from ingest.log import Log, OffsetTrimmed, Ownership, Record, TopicPartition
 from publish import metrics, raw_chunks
 from publish.raw_chunks import GAPS, QUOTES, SESSIONS, TRADES, Chunk, read_chunk, write_chunks
 from publish.raw_days import Instrument, make_day
-from publish.retries import STOP_S, StoreWork
+from publish.retries import STOP_S, StoreWork, threads_for
 from publish.store import Store
 
 GROUP = "archive"
 WAIT_S = 0.5
 READ_BYTES = 4 << 20
-PENDING_BYTES = 192 << 20
+PENDING_BYTES = 64 << 20
 """Records held at most: beyond it flushes come as fast as they can."""
 FLUSH_S = 300.0
 SETTLE_S = 600.0
@@ -60,7 +60,7 @@ class Archive:
         lateness_ns: int,
         flush_s: float = FLUSH_S,
         settle_s: float = SETTLE_S,
-        workers: int = 4,
+        workers: int | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._log = log
@@ -69,7 +69,7 @@ class Archive:
         self._flush_s = flush_s
         self._settle_s = settle_s
         self._now = now
-        self._threads = ThreadPoolExecutor(workers, "archive")
+        self._threads = ThreadPoolExecutor(workers or threads_for(store), "archive")
         self._stopping = asyncio.Event()
         self._work = StoreWork(self._threads, self._stopping)
         self._owners: dict[int, Ownership] = {}

@@ -17,14 +17,7 @@ class DoctorError(UserError):
 
 
 async def examine(settings: Settings, timeout_s: float) -> None:
-    """Print the checks as they are done. Raises `DoctorError` if one failed."""
-    checks: list[Check] = []
-
-    def tell(check: Check) -> None:
-        checks.append(check)
-        place = f"{check.exchange:{_EXCHANGE}}  {check.step:{_STEP}}"
-        print(f"{place}  {check.state:{_STATE}}  {check.text}", flush=True)
-
+    """Print the checks as they are done, venue by venue. Raises `DoctorError` if one failed."""
     patients = [
         Patient(
             name,
@@ -36,6 +29,30 @@ async def examine(settings: Settings, timeout_s: float) -> None:
         )
         for name, venue in settings.venues.enabled().items()
     ]
-    failed = sum(await asyncio.gather(*(Doctor(p, tell, timeout_s).examine() for p in patients)))
+    checks = failed = 0
+    async with asyncio.TaskGroup() as tasks:
+        # All at once, but a venue's lines stay together.
+        for told in [_examined(tasks, patient, timeout_s) for patient in patients]:
+            while (check := await told.get()) is not None:
+                place = f"{check.exchange:{_EXCHANGE}}  {check.step:{_STEP}}"
+                print(f"{place}  {check.state:{_STATE}}  {check.text}", flush=True)
+                checks += 1
+                failed += check.state == "failed"
     if failed:
-        raise DoctorError(f"{failed} of {len(checks)} checks failed")
+        raise DoctorError(f"{failed} of {checks} checks failed")
+
+
+def _examined(
+    tasks: asyncio.TaskGroup, patient: Patient, timeout_s: float
+) -> asyncio.Queue[Check | None]:
+    """The checks of one venue as they are done, and None behind the last."""
+    told: asyncio.Queue[Check | None] = asyncio.Queue()
+
+    async def examine() -> None:
+        try:
+            await Doctor(patient, told.put_nowait, timeout_s).examine()
+        finally:
+            told.put_nowait(None)
+
+    tasks.create_task(examine())
+    return told

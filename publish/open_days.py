@@ -4,7 +4,7 @@ Their state is what the store lists, so a new process knows what the one before 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 
 import structlog
@@ -54,9 +54,9 @@ class OpenDays:
         """Days that the month file lists: fold what it lacks of them, await the deletion."""
         self.fold(series, sorted(day for day in self._open[series] if self._lists(series, day)))
 
-    def write(self, series: Series, parts: Mapping[Part, Rows]) -> None:
+    def write(self, series: Series, parts: Sequence[tuple[Part, Rows]]) -> None:
         """Put rows where readers will find them; again is harmless. Raises `StoreError`."""
-        for part, rows in parts.items():
+        for part, rows in parts:
             rows = Rows(self._columns.fit(series, rows.table), rows.offsets, rows.read)
             if self._lists(series, part.day):
                 new, month = add_to_month(self._store, series, part.day, rows, self._now())

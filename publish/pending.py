@@ -41,7 +41,7 @@ class _Kind:
 class Decoded:
     """What a flush has to do: rows by the part they belong in, and the days that are over."""
 
-    rows: dict[Series, dict[Part, Rows]] = field(default_factory=lambda: defaultdict(dict))
+    rows: dict[Series, list[tuple[Part, Rows]]] = field(default_factory=lambda: defaultdict(list))
     closed: Closed = field(default_factory=dict)
     malformed: list[Malformed] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ class Pending:
             read = Position(of.partition, self.positions[of.partition])
             for symbol, part, table, offsets in _split(batches, of.interval):
                 series = Series(of.dataset, of.exchange, symbol, of.interval, of.clock)
-                decoded.rows[series][part] = Rows(table, offsets, read)
+                decoded.rows[series].append((part, Rows(table, offsets, read)))
         return decoded
 
 

@@ -21,7 +21,7 @@ from publish import metrics
 from publish.layout import Series
 from publish.open_days import OpenDays
 from publish.pending import Pending
-from publish.retries import STOP_S, StoreWork
+from publish.retries import STOP_S, StoreWork, threads_for
 from publish.store import Store
 
 WAIT_S = 0.2
@@ -51,7 +51,7 @@ class Publisher:
         flush_s: float = 30.0,
         flush_by_interval: Mapping[str, float] | None = None,
         grace_s: float = 600.0,
-        workers: int = 8,
+        workers: int | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._log = log
@@ -61,7 +61,7 @@ class Publisher:
         self._every_s = min([flush_s, *self._periods.values()])
         self._now = now
         self._days = OpenDays(store, grace_s, now)
-        self._threads = ThreadPoolExecutor(workers, "publisher")
+        self._threads = ThreadPoolExecutor(workers or threads_for(store), "publisher")
         self._stopping = asyncio.Event()
         self._work = StoreWork(self._threads, self._stopping)
         self._owners: dict[int, Ownership] = {}

@@ -59,6 +59,7 @@ SCHEMAS_OF_DAYS: Mapping[str, pa.Schema] = {
             ("session", pa.utf8()),
             ("local_from", STAMP),
             ("exchange_from", STAMP),
+            ("anew", pa.bool_()),
         ]
     ),
 }

@@ -29,7 +29,7 @@ _FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
 _S3_CONFIG = {
     "connect_timeout": 5,
     "read_timeout": 20,
-    "retries": {"mode": "standard", "max_attempts": 3},
+    "retries": {"mode": "standard", "total_max_attempts": 2},
 }
 
 

@@ -37,7 +37,7 @@ async def topics(settings: LogSettings, action: Action, out: TextIO) -> None:
             for line in _described(before):
                 print(line, file=out)
             if not before.missing():
-                await _positions(log, settings, out)
+                await _positions(log, out)
     finally:
         await log.close()
 
@@ -62,11 +62,11 @@ def _described(seen: Look) -> Iterator[str]:
             )
 
 
-async def _positions(log: KafkaLog, settings: LogSettings, out: TextIO) -> None:
+async def _positions(log: KafkaLog, out: TextIO) -> None:
     """First and next offset of each partition, and how far each group has to go."""
     committed = {group: await log.committed(group) for group in GROUPS}
     for topic in (*TICK_TOPICS, BARS_TOPIC):
-        for partition in range(settings.partitions):
+        for partition in range(await log.partitions(topic)):
             first, end = await log.bounds(topic, partition)
             lags = [
                 f"{group} lag={end - offsets[topic, partition]}"

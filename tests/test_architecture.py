@@ -42,6 +42,7 @@ PURE = (
     *(f"aggregate/{n}.py" for n in ("intervals", "watermark", "partition", "shard", "seconds")),
     *(f"aggregate/{n}.py" for n in ("groups", "seen", "expanding", "rollup", "bars", "snapshot")),
     "aggregate/datasets/*.py",
+    *(f"publish/{n}.py" for n in ("layout", "merging", "pending", "exclusions")),
 )
 IMPURE_IMPORTS = {
     *("asyncio", "socket", "ssl", "select", "selectors", "threading", "multiprocessing"),

@@ -108,9 +108,11 @@ class Flow(Dataset):
         self.toxicity_reset = toxicity_reset
 
     def from_ticks(self, ticks: Trades, groups: Groups) -> Partial:
+        place = (ticks.notional >= MEDIUM_FROM).view(np.uint8)
+        place += (ticks.notional >= LARGE_FROM).view(np.uint8)
+        place += (ticks.side < 0) * np.uint8(len(SIZES))
         # Bucket-major, so that each bucket's column is contiguous: (side, size, group).
-        bucket = np.add(ticks.notional >= MEDIUM_FROM, ticks.notional >= LARGE_FROM, dtype=np.int64)
-        bucket += (ticks.side < 0) * np.int64(3)
+        bucket = place.astype(np.int64)
         bucket *= groups.n
         bucket += groups.id
 

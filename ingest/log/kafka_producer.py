@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
@@ -26,8 +27,9 @@ TRANSACTION_TIMEOUT_MS = 120_000
 START_S = 60.0
 """For a producer's id, from brokers that answer. A transaction's coordinator may be moving."""
 ABORT_S = 10.0
-STOP_S = 4.0
+STOP_S = 2.0
 """For what is under way when a producer is closed: a daemon stops within 10 s."""
+CANCEL_S = 0.5
 RETRY_MS = 100
 
 _NO_ANSWER = (errors.NodeNotReadyError, errors.RequestTimedOutError, errors.KafkaConnectionError)
@@ -149,6 +151,9 @@ class TransactionalProducer:
     async def _abort(self, error: errors.KafkaError) -> None:
         # What ended the transaction; a later batch fails only for there being none.
         end = self._producer._txn_manager.wait_for_transaction_end()
+        accumulator = self._producer._message_accumulator
+        for batch in chain(*accumulator._batches.values(), accumulator._pending_batches):
+            batch._drain_waiter.add_done_callback(seen)  # nobody waits for it
         self._raise_if_fenced((end.exception() if end and end.done() else None) or error)
         with contextlib.suppress(errors.KafkaError, TimeoutError):
             await asyncio.wait_for(self._producer.abort_transaction(), ABORT_S)
@@ -235,9 +240,17 @@ async def _trouble(
 async def _stopped(producer: AIOKafkaProducer) -> None:
     """Stop it; what is still under way gets some seconds."""
     try:
-        await asyncio.wait_for(producer.stop(), STOP_S)
+        await asyncio.wait_for(producer.flush(), STOP_S)
+        await producer.stop()
     except (TimeoutError, errors.KafkaError):
+        producer._closed = True  # its `stop` would wait on
         await producer.client.close()
+        with contextlib.suppress(TimeoutError, errors.KafkaError):
+            await asyncio.wait_for(producer._sender.close(), CANCEL_S)
+    except asyncio.CancelledError:
+        producer._closed = True
+        await producer.client.close()
+        raise
 
 
 async def _send(

@@ -4,6 +4,14 @@ from hypothesis import strategies as st
 
 NS = 10**9
 BASE = 1_709_251_190  # 2024-02-29 23:59:50 UTC: leap day, month edge
+EDGES = {
+    "the epoch": 5,
+    "a new year": 1_704_067_190,  # 2023-12-31 23:59:50
+    "a year's first leap day": 1_709_164_790,  # 2024-02-28 23:59:50
+    "no leap day in 2100": 4_107_542_390,  # 2100-02-28 23:59:50
+    "a month of 30 days": 1_727_740_790,  # 2024-09-30 23:59:50
+}
+"""Seconds just before the calendar turns."""
 SYMBOLS = ("perpetual-BTC-USDT:USDT", "perpetual-ETH-USDT:USDT")
 PRICES = st.sampled_from([0.1, 1.0, 99.9, 100.0, 100.1, 64311.5, 1e-9, 1e12]) | st.floats(
     1e-3, 1e6, allow_nan=False

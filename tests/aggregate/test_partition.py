@@ -24,8 +24,11 @@ START = (strategies.BASE - 10) * NS
 SYMBOL = strategies.SYMBOLS[0]
 
 
-def session_log(trades, quotes, every_ns, tail_s=40, **writer):
-    """Both topics of one collector's session that saw these ticks, punctuated every so often."""
+def session_log(trades, quotes, every_ns, until=START, tail_s=40, **writer):
+    """Both topics of one collector's session that saw these ticks, punctuated every so often.
+
+    It ends `tail_s` after its last tick, or after `until` (ns) if that is later.
+    """
     w = TopicWriter(**writer)
     w.control(records.SESSION_START, START)
     w.cover(strategies.SYMBOLS, START, START)
@@ -41,7 +44,7 @@ def session_log(trades, quotes, every_ns, tail_s=40, **writer):
             w.control(records.PUNCTUATION, promise)
         pending[kind].append(event)
     flush(w, pending)
-    last = max([e["local_ts"] for _, e in events], default=START)
+    last = max([until, *(e["local_ts"] for _, e in events)])
     w.control(records.PUNCTUATION, last + tail_s * NS)
     w.control(records.SESSION_END, last + tail_s * NS)
     return w.log
@@ -116,6 +119,38 @@ def test_restarts_anywhere_give_the_same_bits(trades, quotes, every, steps, exch
         if restart:
             run.restart()
     assert bits(run.finish()) == want
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    strategies.trades(max_size=25),
+    strategies.quotes(max_size=25),
+    st.integers(1, 3),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(0, 6), st.booleans()),
+        max_size=12,
+    ),
+)
+def test_any_number_of_partitions_and_owners_gives_the_same_bits(trades, quotes, count, steps):
+    """Each partition has an owner of its own, which is killed and followed by another."""
+    want = bits(Run(session_log(trades, quotes, NS // 4), Rules()).finish())
+    runs = []
+    for partition in range(count):
+        own = strategies.SYMBOLS[partition::count]
+        mine = ([t for t in ticks if t["symbol"] in own] for ticks in (trades, quotes))
+        # What ends the session is the market's last stamp, not the partition's.
+        last = max([e["local_ts"] for e in trades + quotes], default=START)
+        runs.append(Run(session_log(*mine, NS // 4, until=last), Rules()))
+    for which, n_trades, n_quotes, commit in steps:
+        run = runs[which % count]
+        run.read(records.TRADES_TOPIC, n_trades)
+        run.read(records.QUOTES_TOPIC, n_quotes)
+        if commit:
+            run.commit()
+        run.restart()
+    got = [bits(run.finish()) for run in runs]
+    assert sum(map(len, got)) == len(want)
+    assert {key: rows for bars in got for key, rows in bars.items()} == want
 
 
 @settings(max_examples=60, deadline=None)

@@ -66,6 +66,18 @@ def test_every_column_equals_the_reference(trades, quotes, lateness_s):
     assert_equal_reference(got, reference.bars(trades, quotes, lateness_s=lateness_s))
 
 
+@pytest.mark.parametrize("edge", strategies.EDGES)
+@settings(max_examples=15, deadline=None)
+@given(strategies.trades(max_size=20), strategies.quotes(max_size=20))
+def test_every_column_equals_the_reference_at_the_calendars_edges(edge, trades, quotes):
+    for ticks in (trades, quotes):
+        for of in ticks:
+            for stamp in ("exchange_ts", "local_ts"):
+                of[stamp] += (strategies.EDGES[edge] - strategies.BASE) * 10**9
+    got, _ = aggregate(trades, quotes)
+    assert_equal_reference(got, reference.bars(trades, quotes))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     strategies.trades(),
@@ -177,6 +189,40 @@ def test_quotes_without_a_number_are_all_there_and_their_copies_are_not():
     assert bars[103]["imbalance_avg"] == 0.0
     assert shard.dropped["exchange", "quotes", "duplicate"] == 2
     assert shard.dropped["true", "quotes", "duplicate"] == 2
+
+
+def test_what_is_not_a_trade_is_counted_and_in_no_bar():
+    trades = [
+        tick(100.1, 100.2, id=1),
+        tick(100.2, 100.3, id=2, price=0.0),
+        tick(100.3, 100.4, id=3, price=-1.0),
+        tick(100.4, 100.5, id=4, qty=0.0),
+        tick(100.5, 100.6, id=5, off_book=1, price=50.0),
+    ]
+    got, shard = aggregate(trades, [])
+    for clock in CLOCKS:
+        bar = got["ohlcv", strategies.SYMBOLS[0], "1s", clock][100]
+        assert bar == dict.fromkeys(("open", "high", "low", "close"), 100.0) | {
+            "volume": 1.0,
+            "volume_notional": 100.0,
+        }
+    assert shard.dropped["both", "trades", "not_a_trade"] == 4
+
+
+def test_the_smallest_beside_the_largest_values_equal_the_reference_and_nothing_is_infinite():
+    extremes = [1e-12, 1e15, 1e15, 1.0, 1e-12]
+    more = {"collector": "c1", "identity": None}
+    trades, quotes = [], []
+    for i, value in enumerate(extremes, start=1):
+        at = 100 + i / 10
+        of = {**more, "identity": i, "sequence": i}
+        trades.append(tick(at, 101, id=i, price=value, qty=value, row=i) | of)
+        sides = {"bid_price": 1e-12, "ask_price": value, "ask_qty": value}
+        quotes.append(quote(at, bid_qty=1e15, **sides, row=i) | of)
+    got, _ = aggregate(trades, quotes)
+    assert_equal_reference(got, reference.bars(trades, quotes))
+    values = [v for rows in got.values() for row in rows.values() for v in row.values()]
+    assert not any(map(math.isinf, values))
 
 
 def test_late_and_future_ticks_are_counted_and_left_out_of_exchange_bars_only():

@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from ingest.log import Fenced, LogError, NewRecord, TopicMismatch
 from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_options import KafkaOptions
+from ingest.log.kafka_topics import TopicFound, mismatch, plans
 from tests.ingest.test_log_contract import record, values
 from tests.kafka.broker import ApacheKafka, Broker, NoBroker, free_port
 
@@ -56,6 +57,8 @@ async def _make(options: KafkaOptions, name: str, partitions: int, **config: str
         ("ticks", 3, {}, "ticks has 3 partitions, not 2"),
         ("ticks", 2, {"cleanup_policy": "compact"}, "cleanup.policy=compact, not delete"),
         ("ticks", 2, {"retention_ms": "1000"}, "retention.ms=1000, less than 86400000"),
+        ("ticks", 2, {"max_message_bytes": "1000"}, "max.message.bytes=1000, less than 1048588"),
+        ("bars", 2, {"unclean_leader_election_enable": "true"}, "may lose what was acknowledged"),
         ("ticks", 2, {"min_insync_replicas": "2"}, "min.insync.replicas=2 of 1 replicas"),
         ("state", 2, {}, "state has cleanup.policy=delete, not compact"),
         ("state", 1, {"cleanup_policy": "compact"}, "state has 1 partitions, fewer than 2"),
@@ -75,6 +78,14 @@ async def test_a_topic_that_would_lose_data_is_refused_and_nothing_made(
         }
     finally:
         await log.close()
+
+
+def test_one_copy_is_not_enough_where_there_are_three() -> None:
+    (plan, _) = plans({"ticks": 2}, KafkaOptions("localhost:9092"), brokers=3)
+    assert plan.config["min.insync.replicas"] == "2"
+    found = TopicFound("ticks", 2, 3, {**plan.config, "min.insync.replicas": "1"})
+    assert mismatch(plan, found) == "has min.insync.replicas=1 of 3 replicas: set it to 2 or more"
+    assert mismatch(plan, TopicFound("ticks", 2, 3, plan.config)) is None
 
 
 async def test_topics_are_made_as_documented(log: KafkaLog, options: KafkaOptions) -> None:
@@ -191,12 +202,22 @@ def mortal(tmp_path_factory: pytest.TempPathFactory, kafka_broker: Broker) -> It
     broker.kill()
 
 
+@pytest.fixture
+async def two(mortal: ApacheKafka) -> AsyncIterator[tuple[KafkaLog, KafkaLog]]:
+    """Two clients, closed also where a test fails: what is left open breaks pytest's own end."""
+    options = KafkaOptions(mortal.servers, "killed.")
+    logs = KafkaLog(options), KafkaLog(options)
+    yield logs
+    for log in logs:
+        await log.close()
+
+
 @pytest.mark.nightly
 async def test_a_broker_killed_9_keeps_what_it_acknowledged_and_nothing_comes_twice(
-    mortal: ApacheKafka,
+    mortal: ApacheKafka, two: tuple[KafkaLog, KafkaLog]
 ) -> None:
     """Appends, commits, a reader and a waiter over two deaths of the broker."""
-    log, reader = (KafkaLog(KafkaOptions(mortal.servers, "killed.")) for _ in range(2))
+    log, reader = two
     await log.create(TOPICS)
     owner = await log.acquire("g", 0)
     assert await reader.bounds("ticks", 0) == (0, 0)
@@ -240,5 +261,3 @@ async def test_a_broker_killed_9_keeps_what_it_acknowledged_and_nothing_comes_tw
     assert taken.state == {"k": str(committed - 1).encode()}
     with pytest.raises(Fenced):
         await log.commit(owner, state={"k": b"zombie"})
-    await log.close()
-    await reader.close()

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
-from ingest import metrics
+from ingest import limits, metrics
 from ingest.batches import Universe
 from ingest.changes import changes
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
@@ -75,6 +77,31 @@ async def test_listings_subscribe_and_delistings_unsubscribe(
     assert len({s for c in coverages for s in c.symbols}) == 3
     ticks_there = [t for r in every if (t := ticks_of(r)) is not None]
     assert len({t.symbols[code] for t in ticks_there for code in set(t.code)}) == 3
+
+
+async def test_a_listing_beyond_the_venues_limit_is_left_out_and_told_once(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, comes, stays_too = NAMES[HYPERLIQUID]
+    few = replace(limits.LIMITS[HYPERLIQUID], subscriptions=4)
+    monkeypatch.setitem(limits.LIMITS, HYPERLIQUID, few)
+    script = [Change(1.0, HYPERLIQUID, comes, trading=True)]
+    market = Market(3, HYPERLIQUID, NAMES[HYPERLIQUID], start_ns=time.time_ns(), intensity=4.0)
+    fetched = metrics.LIST_FETCHED.labels(HYPERLIQUID)
+    with capture_logs() as told:
+        async with (
+            Simulator({HYPERLIQUID: market_feed(market)}, changes=script) as simulator,
+            keeping(log, tmp_path, HYPERLIQUID, ["all"], simulator.port, refresh_s=0.2) as (
+                _,
+                made,
+            ),
+        ):
+            await until(lambda: any("new listings are left out" in e["event"] for e in told))
+            since = fetched._value.get()
+            await until(lambda: fetched._value.get() > since + 0.5)
+            assert {n for _, n in made[0].carries} == {stays, stays_too}
+    (line,) = (e for e in told if "new listings are left out" in e["event"])
+    assert (line["instruments"], line["first"]) == (1, comes)
 
 
 async def test_a_contract_size_takes_effect_from_the_event_on(

@@ -42,7 +42,13 @@ HERE = Path(__file__).parent
 START_S = 120.0
 STOP_S = 30.0
 HEAP_MB = 512
-NOIDA_CANNOT: dict[str, str] = {}
+_SESSION = "knows no session shorter than 6 s, and keeps members that have died"
+NOIDA_CANNOT = {
+    "test_shares_are_even_and_only_what_must_moves": _SESSION,
+    "test_a_silent_member_loses_its_share_and_gets_one_when_back": _SESSION,
+    "test_what_was_fenced_comes_back_when_the_group_confirms_it": _SESSION,
+    "test_a_stuck_process_leaves_and_joins_when_it_moves_again": _SESSION,
+}
 """Tests by name, and why the stand-in fails them."""
 
 PROPERTIES = {

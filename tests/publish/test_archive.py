@@ -1,43 +1,25 @@
 """The raw archive: every tick on the log is in a day's file once, whatever happened on the way."""
 
 import asyncio
-import multiprocessing
-import os
-import random
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import date
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from aggregate.bars import BarBatch
-from aggregate.shard import END, Rules, ShardAggregator
 from ingest import records
 from ingest.log import Fenced, Log, NewRecord
 from ingest.log.sqlite import SqliteLog
-from ingest.ticks import BACKLOG, BUY, HEALED, LIVE, SELL, Trades
-from publish import archive, raw_chunks, raw_days
-from publish.archive import GROUP, Archive
-from publish.exclusions import REASONS, Exclusions
+from ingest.ticks import BACKLOG, HEALED
+from publish import archive, raw_chunks
+from publish.archive import Archive
+from publish.catalog import RAW
 from publish.raw_days import Instrument, day_key
-from publish.store import Store, StoreError
-from tests.publish.bars import at
-from tests.publish.ticks_on_log import BTC, ETH, EXCHANGE, NS, Collector
+from publish.raw_rows import SCHEMAS_OF_DAYS
+from publish.store import Store
+from tests.publish.archiving import DAY, LATENESS, LATER, MIDNIGHT, NEXT, SOL, day, ids, ns, run
+from tests.publish.ticks_on_log import BTC, ETH, EXCHANGE, Collector
 from tests.publish.waiting import until
-
-MIDNIGHT = at("2026-11-21 00:00")
-DAY, NEXT = date(2026, 11, 20), date(2026, 11, 21)
-LATER = MIDNIGHT + 3 * 86_400.0
-"""Unix seconds: both days are over."""
-LATENESS = 5 * NS
-SOL = "perpetual-SOL-USDT:USDT"
-_SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture
@@ -51,26 +33,6 @@ async def log(tmp_path: Path) -> AsyncIterator[Log]:
 @pytest.fixture
 def files(tmp_path: Path) -> Store:
     return Store(f"file://{tmp_path / 'out'}")
-
-
-async def run(log: Log, store: Store, now: float = LATER, **options: Any) -> None:
-    """Archive what is on the log, make the files of days that are over, and stop."""
-    made = Archive(log, store, lateness_ns=LATENESS, settle_s=0, now=lambda: now, **options)
-    made.stop()
-    await made.run()
-
-
-def day(store: Store, kind: str = "trades", of: date = DAY, symbol: str = BTC) -> pa.Table:
-    where = Instrument(kind, EXCHANGE, "" if kind == "sessions" else symbol)
-    return pq.read_table(pa.BufferReader(store.get(day_key(where, of))))
-
-
-def ids(store: Store, of: date = DAY, symbol: str = BTC) -> list[int]:
-    return [int(i) for i in day(store, "trades", of, symbol)["id"].to_pylist()]
-
-
-def ns(seconds: float) -> int:
-    return round((MIDNIGHT + seconds) * NS)
 
 
 async def test_a_day_file_is_what_the_datasets_say(log: Log, files: Store) -> None:
@@ -136,6 +98,14 @@ async def test_a_day_file_is_what_the_datasets_say(log: Log, files: Store) -> No
         "/year=2026/month=11/day=20/data.parquet"
     )
     assert files.list(raw_chunks.ROOT) == []
+
+
+@pytest.mark.parametrize("kind", ["trades", "quotes"])
+def test_the_catalog_describes_the_columns_of_the_files(kind: str) -> None:
+    names = {"timestamp[ns, tz=UTC]": "timestamp[ns, UTC]", "double": "float64"}
+    assert [(f.name, f.type) for f in RAW[kind].fields] == [
+        (f.name, names.get(str(f.type), str(f.type))) for f in SCHEMAS_OF_DAYS[kind]
+    ]
 
 
 async def test_the_day_is_that_of_arrival_and_only_whole_days_are_shown(
@@ -315,229 +285,3 @@ async def test_what_an_owner_that_was_replaced_still_writes_is_not_taken(
     make.stop()
     await make.run()
     assert ids(files) == [1, 2]
-
-
-class Crash(Exception):
-    """The process ends here."""
-
-
-class CrashingStore(Store):
-    """Ends the process before or after the n-th change."""
-
-    def __init__(self, url: str, number: int, after: bool) -> None:
-        super().__init__(url)
-        self._left, self._after = number, after
-        self.operations = 0
-
-    def _step(self, done: bool) -> None:
-        self.operations += not done
-        if self.operations == self._left and done == self._after:
-            raise Crash
-
-    @contextmanager
-    def replacing(self, key: str) -> Iterator[IO[bytes]]:
-        self._step(False)
-        with super().replacing(key) as sink:
-            yield sink
-        self._step(True)
-
-    def delete(self, key: str) -> None:
-        self._step(False)
-        super().delete(key)
-        self._step(True)
-
-
-def contents(store: Store) -> dict[str, list[Any]]:
-    return {
-        key: pq.read_table(pa.BufferReader(store.get(key))).to_pylist() for key in store.list("raw")
-    }
-
-
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.nightly)])
-async def test_a_crash_between_any_two_steps(tmp_path: Path, every: int) -> None:
-    """Before and after every change of the store; then a new process reads more and less."""
-
-    async def attempt(name: str, number: int, after: bool) -> tuple[int, dict[str, list[Any]]]:
-        log = SqliteLog(tmp_path / f"{name}.db")
-        store = CrashingStore(f"file://{tmp_path / name}", number, after)
-        try:
-            await log.create(dict.fromkeys(records.TICK_TOPICS, 1))
-            c = Collector()
-            await log.append([c.trades([ns(-60), ns(60)], [1, 2]), c.quotes([ns(-60)], [10])])
-            await log.append([c.trades([ns(61)], [3], ETH), c.gap(ns(62), 7, 9)])
-            more = [c.trades([ns(70)], [4]), c.trades([ns(-10)], [5], ETH)]
-            crashed = False
-            for then in (more, []):
-                try:
-                    await run(log, Store(store.url) if crashed else store, workers=1)
-                except Crash:
-                    crashed = True
-                # After a crash the next process finds more on the log.
-                await log.append(then)
-            await run(log, Store(store.url))
-            assert crashed == bool(number)
-            return store.operations, contents(store)
-        finally:
-            await log.close()
-
-    steps, whole = await attempt("whole", 0, False)
-    assert steps >= 18
-    assert len(whole) == 6
-    for number in range(1, steps + 1, every):
-        for after in (False, True):
-            _, found = await attempt(f"crash-{number}-{after}", number, after)
-            assert found == whole, (number, after)
-
-
-async def test_a_store_that_fails_for_a_while_loses_nothing(log: Log, tmp_path: Path) -> None:
-    class Failing(Store):
-        left = 5
-
-        def put(self, key: str, data: bytes) -> None:
-            Failing.left -= 1
-            if Failing.left >= 0:
-                raise StoreError("s3 is away")
-            super().put(key, data)
-
-    store = Failing(f"file://{tmp_path / 'out'}")
-    c = Collector()
-    await log.append([c.trades([ns(-60)], [1]), c.quotes([ns(-60)], [1])])
-    running = Archive(log, store, lateness_ns=LATENESS, flush_s=0.05, settle_s=0, now=lambda: LATER)
-    task = asyncio.create_task(running.run())
-    await until(lambda: bool(store.list("raw/trades")))
-    running.stop()
-    await task
-    assert ids(store) == [1]
-
-
-async def test_memory_is_bounded_by_slices_that_change_nothing(
-    log: Log, files: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    c, d = Collector("a"), Collector("b")
-    seed = 5
-    chance = np.random.default_rng(seed)
-    start = ns(-86_400)
-    numbers = np.arange(1, 1001)
-    for collector in (c, d):
-        stamps = start + np.sort(chance.integers(0, 86_400 * NS, 1000))
-        for i in range(0, 1000, 100):
-            some = stamps[i : i + 100], numbers[i : i + 100]
-            await log.append([collector.trades(*some), collector.quotes(*some)])
-    await run(log, files)
-    whole = contents(files)
-    assert {len(rows) for rows in whole.values()} == {2000}
-    small = Store(files.url.replace("out", "small"))
-    monkeypatch.setattr(raw_days, "SLICE_ROWS", 40)
-    monkeypatch.setattr(raw_days, "ROW_GROUP", 150)
-    await archive.release(log)
-    again = SqliteLog(Path(log.path).with_name("again.db"))  # type: ignore[attr-defined]
-    await again.create(dict.fromkeys(records.TICK_TOPICS, 2))
-    for topic in records.TICK_TOPICS:
-        found = await log.read(topic, 0, 0, max_bytes=1 << 30)
-        await again.append([NewRecord(topic, 0, r.value, r.headers) for r in found])
-    await run(again, small)
-    await again.close()
-    assert contents(small) == whole, f"seed {seed}"
-    key = day_key(Instrument("trades", EXCHANGE, BTC), DAY)
-    metadata = pq.ParquetFile(pa.BufferReader(small.get(key))).metadata
-    assert metadata.num_row_groups > 10
-
-
-@pytest.mark.parametrize("exchange", ["binance-futures", "hyperliquid-perps"])
-@pytest.mark.parametrize("seed", range(4))
-def test_exactly_the_trades_that_are_not_excluded_are_in_the_bars(exchange: str, seed: int) -> None:
-    """Against the aggregator itself: the trades counted in each 1s bar of both clocks."""
-    chance = np.random.default_rng(seed)
-    n = 3000
-    local = MIDNIGHT * NS + np.sort(chance.integers(0, 600 * NS, n))
-    delay = chance.choice([3e6, 2e9, 6e9, -70e9, 400e9], n, p=[0.8, 0.1, 0.05, 0.02, 0.03])
-    number = np.arange(n) + 1
-    again = chance.random(n) < 0.1
-    number[again] = np.maximum(1, number[again] - chance.integers(1, 40, again.sum()))
-    exchange_ts = (local - delay.astype(np.int64)) // 1_000_000 * 1_000_000
-    seen: dict[int, int] = {}
-    for i in range(n):  # copies carry the venue's stamp of the first
-        exchange_ts[i] = seen.setdefault(int(number[i]), int(exchange_ts[i]))
-    columns = [
-        *(np.zeros(n), exchange_ts, local, number, np.ones(n)),
-        *(chance.choice([BUY, SELL], n), np.full(n, 10.0), np.full(n, 1.0), np.full(n, 10.0)),
-        *(chance.choice([LIVE, BACKLOG, HEALED], n, p=[0.9, 0.05, 0.05]),),
-        *(chance.random(n) < 0.02, np.arange(n)),
-    ]
-    trades = Trades.from_columns([BTC], columns)
-    shard = ShardAggregator(exchange, Rules(partial=True, lateness_ns=LATENESS))
-    shard.add(trades, "c1")
-    bars = {clock: shard.seal(clock, END) for clock in ("exchange", "true")}
-    why = Exclusions(exchange, LATENESS)
-    codes = []
-    for start in range(0, 600, 50):
-        end = (MIDNIGHT + start + 50) * NS
-        inside = (local >= end - 50 * NS) & (local < end)
-        codes += why.add(trades.take(inside), end)
-    codes += why.close()
-    for clock, stamps in (("exchange", exchange_ts), ("true", local)):
-        counted: dict[int, int] = {}
-        for batch in bars[clock]:
-            if isinstance(batch, BarBatch) and (batch.dataset, batch.interval) == ("flow", "1s"):
-                both = batch.columns["taker_buy_count"] + batch.columns["taker_sell_count"]
-                counted |= dict(zip(batch.start.tolist(), both.tolist(), strict=True))
-        code = np.concatenate([c[clock] for c in codes])
-        assert len(code) == n
-        seconds, counts = np.unique(stamps[code == 0] // NS, return_counts=True)
-        assert dict(zip(seconds.tolist(), counts.tolist(), strict=True)) == counted, f"seed {seed}"
-        assert {"duplicate", "not_a_trade"} <= {REASONS[c] for c in code}
-
-
-def _archive_forever(place: Path) -> None:
-    async def main() -> None:
-        log = SqliteLog(place / "log.db")
-        store = Store(f"file://{place / 'out'}")
-        (place / "started").touch()
-        options = {"flush_s": 0.02, "settle_s": 0.0, "now": lambda: LATER}
-        await Archive(log, store, lateness_ns=LATENESS, **options).run()
-
-    asyncio.run(main())
-
-
-async def test_kill_9_at_random_moments(log: Log, files: Store, tmp_path: Path) -> None:
-    seed = int(os.environ.get("PERPFLOW_SEED", "11"))
-    chance = random.Random(seed)
-    c = Collector()
-    kills, number = 0, 0
-    trades = (records.TRADES_TOPIC, 0)
-    done = asyncio.Event()
-
-    async def feed() -> None:
-        nonlocal number
-        while not done.is_set():
-            number += 3
-            stamps = [ns(-86_000 + number + i) for i in range(3)]
-            numbers = [number - 2, number - 1, number]
-            both: Sequence[Callable[..., NewRecord]] = (c.trades, c.quotes)
-            await log.append([make(stamps, numbers) for make in both])
-            await asyncio.sleep(0.01)  # the load's pace, not a condition
-
-    feeding = asyncio.create_task(feed())
-    while kills < 4:
-        process = _SPAWN.Process(target=_archive_forever, args=(tmp_path,), daemon=True)
-        process.start()
-        await until((tmp_path / "started").exists)
-        (tmp_path / "started").unlink()
-        if kills % 2:
-            before = (await log.committed(GROUP)).get(trades, 0)
-            while (await log.committed(GROUP)).get(trades, 0) <= before:
-                assert process.exitcode is None
-                await asyncio.sleep(0.01)
-        await asyncio.sleep(chance.uniform(0, 0.4))  # the random moment, not a condition
-        assert process.exitcode is None
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        await asyncio.to_thread(process.join)
-        kills += 1
-    done.set()
-    await feeding
-    assert (await log.committed(GROUP))[trades] > 0
-    await run(log, files)
-    assert ids(files) == list(range(1, number + 1)), f"seed {seed}"
-    assert day(files, "quotes")["sequence"].to_pylist() == list(range(1, number + 1))
-    assert files.list(raw_chunks.ROOT) == []

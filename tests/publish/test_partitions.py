@@ -1,6 +1,5 @@
 """Month files and day parts: what readers see between every two steps."""
 
-from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 
@@ -11,11 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from publish import partitions
-from publish.bar_files import Fold, Month
-from publish.columns import Columns
-from publish.layout import Part, Series, month_key, parse_part_key, part_key
-from publish.merging import Position, Rows, merge
+from publish.bar_files import Fold
+from publish.layout import Part, Series, month_key, part_key
+from publish.merging import Position
 from publish.partitions import (
     add_to_month,
     discard_parts,
@@ -26,100 +23,8 @@ from publish.partitions import (
     write_part,
 )
 from publish.store import NotFound, Store, StoreError
-from tests.publish.bars import at, series
-
-DAY = date(2026, 11, 20)
-S = series()
-
-
-def fold(store: Store, of: Series, day: date, now: float) -> Month:
-    return partitions.fold(store, Columns(store), of, day, now)
-
-
-def table(times: Sequence[str | int], values: Sequence[float] | None = None) -> pa.Table:
-    seconds = [at(f"2026-11-{time}") if isinstance(time, str) else time for time in times]
-    time = pa.array([1_000_000 * s for s in seconds], pa.int64()).cast(pa.timestamp("us"))
-    return pa.table({"time": time, "open": pa.array(values or range(len(times)), pa.float64())})
-
-
-def rows(
-    times: Sequence[str | int],
-    values: Sequence[float] | None = None,
-    *,
-    offset: int = 0,
-    read: int | None = None,
-    partition: int = 0,
-) -> Rows:
-    """Rows of one record at `offset`, read up to `read`."""
-    position = Position(partition, offset + 1 if read is None else read)
-    return Rows(table(times, values), np.full(len(times), offset), position)
-
-
-def shown(found: pa.Table) -> list[tuple[str, float]]:
-    times = [time.strftime("%d %H:%M") for time in found["time"].to_pylist()]
-    return list(zip(times, found["open"].to_pylist(), strict=True))
-
-
-def test_keys_are_the_documented_layout() -> None:
-    assert month_key(S, 2026, 1) == (
-        "metrics/ohlcv/exchange=binance-futures/symbol=perpetual-BTC-USDT:USDT/interval=1m"
-        "/timestamp=true/year=2026/month=01/data.parquet"
-    )
-    assert part_key(S, date(2026, 11, 5)) == (
-        "metrics_open/ohlcv/exchange=binance-futures/symbol=perpetual-BTC-USDT:USDT/interval=1m"
-        "/timestamp=true/year=2026/month=11/day=05/data.parquet"
-    )
-
-
-@pytest.mark.parametrize(
-    "symbol", ["perpetual-xyz:TSLA-USDC:USDC", "a/b", "50%", "x=y", "币安", "a b"]
-)
-def test_every_symbol_has_a_safe_key_and_comes_back(symbol: str) -> None:
-    key = part_key(Series("flow", "e", symbol, "1s", "exchange"), DAY)
-    assert key.isascii()
-    assert len(key.split("/")) == 10
-    assert parse_part_key(key) == (Series("flow", "e", symbol, "1s", "exchange"), Part(DAY))
-
-
-@pytest.mark.parametrize("key", ["", "metrics_open/x", month_key(S, 2026, 11), "a/b=1/c"])
-def test_other_keys_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="is not the key of an open part"):
-        parse_part_key(key)
-
-
-class TestMerge:
-    def test_sorts_and_keeps_the_last_record_of_a_time(self) -> None:
-        new = Rows(table(["20 00:02", "20 00:01", "20 00:02"]), np.array([5, 5, 4]), Position(0, 6))
-        merged, count = merge(None, None, new)
-        assert (shown(merged), count) == ([("20 00:01", 1.0), ("20 00:02", 0.0)], 2)
-
-    def test_a_record_read_again_changes_nothing(self) -> None:
-        old = table(["20 00:01", "20 00:02"], [1, 2])
-        merged, count = merge(old, Position(0, 8), rows(["20 00:02"], [9], offset=7, read=20))
-        assert (merged, count) == (old, 0)
-
-    def test_a_later_record_corrects(self) -> None:
-        old = table(["20 00:01", "20 00:02"], [1, 2])
-        merged, count = merge(old, Position(0, 8), rows(["20 00:02"], [9], offset=8))
-        assert (shown(merged), count) == ([("20 00:01", 1.0), ("20 00:02", 9.0)], 1)
-
-    def test_a_row_the_file_lacks_comes_in_whatever_its_offset(self) -> None:
-        """The log was replaced by a new one, or lost its tail in a power cut."""
-        old = table(["20 00:01"], [1])
-        merged, count = merge(old, Position(0, 1000), rows(["20 00:02"], [2], offset=3))
-        assert (shown(merged), count) == ([("20 00:01", 1.0), ("20 00:02", 2.0)], 1)
-
-    def test_another_partition_never_overrides(self) -> None:
-        old = table(["20 00:01"], [1])
-        merged, count = merge(old, Position(0, 1), rows(["20 00:01"], [9], offset=50, partition=1))
-        assert (merged, count) == (old, 0)
-
-    def test_a_column_added_by_an_upgrade_is_null_before(self) -> None:
-        new = rows(["20 00:02"], offset=9)
-        wider = new.table.append_column("volume", pa.array([5.0]))
-        merged, _ = merge(table(["20 00:01"]), Position(0, 1), Rows(wider, new.offsets, new.read))
-        assert merged.column_names == ["time", "open", "volume"]
-        assert merged["volume"].to_pylist() == [None, 5.0]
+from tests.publish.bars import at
+from tests.publish.part_rows import DAY, S, fold, rows, shown, table
 
 
 def test_parts_grow_and_are_what_readers_see(store: Store) -> None:

@@ -1,18 +1,12 @@
 """The publisher: every bar on the log is in the files once, whatever happened on the way."""
 
 import asyncio
-import multiprocessing
-import os
-import random
-import signal
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,49 +14,15 @@ import pytest
 from ingest.log import Fenced, Log, NewRecord
 from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC
-from publish.layout import Series, part_key
-from publish.partitions import month_days, read_series, write_month
+from publish import partitions
+from publish.layout import month_key, part_key
+from publish.partitions import month_days, read_series, served_files, write_month
 from publish.publisher import Publisher
 from publish.store import Store, StoreError
-from tests.publish.bars import BTC, ETH, at, bars, closed, series, value_of
+from tests.publish.archiving import NEXT
+from tests.publish.bars import BTC, ETH, bars, closed, series
+from tests.publish.publishing import DAY, MIDNIGHT, FailingStore, publish, starts
 from tests.publish.waiting import DEADLINE_S, until
-
-KILLS = 8
-DAY = date(2026, 11, 20)
-MIDNIGHT = at("2026-11-21 00:00")
-_SPAWN = multiprocessing.get_context("spawn")
-
-
-class Crash(Exception):
-    """The process ends here."""
-
-
-class FailingStore(Store):
-    """Counts operations that change the store, and lets `fail(n, done)` raise around the n-th."""
-
-    def __init__(self, url: str, fail: Callable[[int, bool], None]) -> None:
-        super().__init__(url)
-        self._fail = fail
-        self._lock = threading.Lock()
-        self.operations = 0
-
-    @contextmanager
-    def _around(self) -> Iterator[None]:
-        with self._lock:
-            self.operations += 1
-            number = self.operations
-        self._fail(number, False)
-        yield
-        self._fail(number, True)
-
-    @contextmanager
-    def replacing(self, key: str) -> Iterator[IO[bytes]]:
-        with self._around(), super().replacing(key) as sink:
-            yield sink
-
-    def delete(self, key: str) -> None:
-        with self._around():
-            super().delete(key)
 
 
 @pytest.fixture
@@ -76,23 +36,6 @@ async def log(tmp_path: Path) -> AsyncIterator[Log]:
 @pytest.fixture
 def files(tmp_path: Path) -> Store:
     return Store(f"file://{tmp_path / 'out'}")
-
-
-async def publish(log: Log, store: Store, **options: Any) -> Publisher:
-    """Publish what is on the log, and stop."""
-    publisher = Publisher(log, store, **{"flush_s": 0.05, **options})
-    publisher.stop()
-    await publisher.run()
-    return publisher
-
-
-def starts(store: Store, of: Series, month: int = 11) -> list[int]:
-    """Bar starts (seconds) of a month in the files, each with the value it must have."""
-    table = read_series(store, of, 2026, month)
-    found = [int((t - t.__class__(1970, 1, 1)).total_seconds()) for t in table["time"].to_pylist()]
-    if found:
-        assert table["open"].to_pylist() == [value_of(start, of.symbol) for start in found]
-    return found
 
 
 async def test_bars_become_parts_of_their_utc_day(log: Log, files: Store) -> None:
@@ -291,101 +234,6 @@ async def test_a_stop_while_the_store_fails_says_so_and_the_next_start_catches_u
     assert starts(files, series()) == [MIDNIGHT]
 
 
-async def test_a_crash_between_any_two_steps(log: Log, tmp_path: Path) -> None:
-    """Before and after each change of the store: write, fold, discard; then a new process."""
-    edge = [MIDNIGHT - 60, MIDNIGHT]
-    await log.append([bars([MIDNIGHT - 120], [BTC, ETH]), closed("2026-11-19", [BTC, ETH])])
-    script = [bars(edge, [BTC, ETH]), closed("2026-11-20", [BTC, ETH]), bars([MIDNIGHT - 30])]
-    expected = {BTC: sorted([MIDNIGHT - 120, MIDNIGHT - 30, *edge]), ETH: [MIDNIGHT - 120, *edge]}
-    await log.append(script)
-
-    async def attempt(out: Path, group: str, crash_at: int, after: bool) -> int:
-        def fail(number: int, done: bool) -> None:
-            if number == crash_at and done == after:
-                raise Crash
-
-        store = FailingStore(f"file://{out}", fail)
-        # Two flushes: what is folded by one is discarded by the next.
-        for _ in range(2):
-            await publish(log, store, group=group, grace_s=0, workers=1)
-        return store.operations
-
-    steps = await attempt(tmp_path / "whole", "whole", 0, False)
-    assert steps == 8  # four parts, two folds, two deletions
-    whole = Store(f"file://{tmp_path / 'whole'}")
-    for number in range(1, steps + 1):
-        for after in (False, True):
-            name = f"crash-{number}-{after}"
-            store = Store(f"file://{tmp_path / name}")
-            with pytest.raises(Crash):
-                await attempt(tmp_path / name, name, number, after)
-            for symbol in (BTC, ETH):
-                seen = starts(store, series(symbol))
-                assert len(seen) == len(set(seen))
-            await publish(log, store, group=name, grace_s=0)
-            for symbol in (BTC, ETH):
-                assert starts(store, series(symbol)) == expected[symbol], name
-            assert store.list("") == whole.list(""), name
-
-
-def _publish_forever(place: Path) -> None:
-    async def main() -> None:
-        log = SqliteLog(place / "log.db")
-        store = Store(f"file://{place / 'out'}")
-        (place / "started").touch()
-        await Publisher(log, store, flush_s=0.02, grace_s=0.05).run()
-
-    asyncio.run(main())
-
-
-def _minutes(day: int, count: int) -> Sequence[int]:
-    return range(at(f"2026-11-{day:02} 00:00"), at(f"2026-11-{day:02} 00:00") + 60 * count, 60)
-
-
-async def test_kill_9_at_random_moments(log: Log, tmp_path: Path) -> None:
-    seed = int(os.environ.get("PERPFLOW_SEED", "7"))
-    chance = random.Random(seed)
-    store = Store(f"file://{tmp_path / 'out'}")
-    symbols = [BTC, ETH]
-    expected: list[int] = []
-    kills = days = 0
-
-    async def feed() -> None:
-        nonlocal days
-        while kills < KILLS and days < 28:
-            days += 1
-            for start in _minutes(days, 8):
-                expected.append(start)
-                for dataset, partition in (("ohlcv", 0), ("flow", 1)):
-                    await log.append([bars([start], symbols, dataset=dataset, partition=partition)])
-                await asyncio.sleep(0.03)  # the load's pace, not a condition
-            await log.append([closed(f"2026-11-{days:02}", symbols, partition=p) for p in (0, 1)])
-
-    feeding = asyncio.create_task(feed())
-    while kills < KILLS:
-        process = _SPAWN.Process(target=_publish_forever, args=(tmp_path,), daemon=True)
-        process.start()
-        await until((tmp_path / "started").exists)
-        (tmp_path / "started").unlink()
-        await asyncio.sleep(chance.uniform(0, 0.8))  # the random moment, not a condition
-        assert process.exitcode is None
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        await asyncio.to_thread(process.join)
-        kills += 1
-        for dataset in ("ohlcv", "flow"):
-            seen = starts(store, series(dataset=dataset))
-            assert len(seen) == len(set(seen))
-    await feeding
-    await publish(log, store, grace_s=0)
-    for symbol in symbols:
-        for dataset in ("ohlcv", "flow"):
-            of = series(symbol, dataset)
-            assert starts(store, of) == expected, f"seed {seed}"
-            assert len(month_days(store, of, "2026-11")) == days
-    assert store.list("metrics_open") == []
-
-
 async def test_many_files_in_a_flush_leave_the_loop_free(log: Log, files: Store) -> None:
     symbols = [f"perpetual-{chr(65 + i % 26)}{i}-USDT:USDT" for i in range(175)]
     await log.append(
@@ -422,3 +270,88 @@ async def test_write_fold_and_discard_on_every_store(log: Log, store: Store) -> 
     assert store.list("metrics_open") == [
         part_key(series(symbol), date(2026, 11, day)) for symbol, day in days
     ]
+
+
+async def test_1s_bars_are_kept_by_the_hour_until_their_day_is_over(log: Log, files: Store) -> None:
+    of = series(interval="1s")
+    edge = [MIDNIGHT - 3601, MIDNIGHT - 3600, MIDNIGHT - 1, MIDNIGHT]
+    await log.append([bars(edge, interval="1s")])
+    await publish(log, files)
+    hours = [part_key(of, DAY, 22), part_key(of, DAY, 23), part_key(of, date(2026, 11, 21), 0)]
+    assert files.list("metrics_open") == hours
+    assert [file.key for file in served_files(files, of, DAY, NEXT)] == hours
+    await log.append([bars([MIDNIGHT - 2], interval="1s"), closed("2026-11-20")])
+    await publish(log, files)
+    assert [file.key for file in served_files(files, of, DAY, NEXT)] == [
+        month_key(of, 2026, 11),
+        hours[2],
+    ]
+    await publish(log, files, grace_s=0)
+    assert files.list("metrics_open") == hours[2:]
+    assert starts(files, of) == sorted([*edge, MIDNIGHT - 2])
+
+
+async def test_intervals_that_are_flushed_less_often_are_lost_by_no_kill(
+    log: Log, files: Store
+) -> None:
+    options = {"flush_s": 0.05, "flush_by_interval": {"1s": 3600.0}}
+    running = asyncio.create_task(Publisher(log, files, **options).run())
+    second, minute = series(interval="1s"), series()
+    await log.append([bars([MIDNIGHT], interval="1s"), bars([MIDNIGHT])])
+    await until(lambda: starts(files, second) == [MIDNIGHT])  # the first of all is due at once
+    await log.append([bars([MIDNIGHT + 1], interval="1s"), bars([MIDNIGHT + 60])])
+    await log.append([bars([MIDNIGHT + 120]), bars([MIDNIGHT + 120], partition=1)])
+    await until(lambda: starts(files, minute) == [MIDNIGHT, MIDNIGHT + 60, MIDNIGHT + 120])
+    assert starts(files, second) == [MIDNIGHT]
+    committed = await log.committed("publisher")
+    assert committed[BARS_TOPIC, 0] == 2  # where the unwritten second is
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await publish(log, files)
+    assert starts(files, second) == [MIDNIGHT, MIDNIGHT + 1]
+    assert starts(files, minute) == [MIDNIGHT, MIDNIGHT + 60, MIDNIGHT + 120]
+
+
+async def test_a_day_that_is_over_writes_every_interval(log: Log, files: Store) -> None:
+    publisher = Publisher(log, files, flush_s=0.05, flush_by_interval={"1s": 3600.0})
+    running = asyncio.create_task(publisher.run())
+    await log.append([bars([MIDNIGHT - 2], interval="1s")])
+    await until(lambda: starts(files, series(interval="1s")) == [MIDNIGHT - 2])
+    await log.append([bars([MIDNIGHT - 1], interval="1s"), closed("2026-11-20")])
+    month = ["2026-11-20"]
+    await until(lambda: month_days(files, series(interval="1s"), "2026-11") == month)
+    assert starts(files, series(interval="1s")) == [MIDNIGHT - 2, MIDNIGHT - 1]
+    publisher.stop()
+    await running
+
+
+async def test_new_bars_do_not_wait_for_folds_and_a_kill_forgets_none(
+    log: Log, files: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("publish.publisher.TIDY_TASKS", 1)
+    monkeypatch.setattr("publish.retries.RETRY_S", (0.01, 0.01))
+    symbols = [f"perpetual-{i}-USDT:USDT" for i in range(4)]
+    fold, folded = partitions.fold, []
+
+    def slow(*arguments: Any) -> Any:
+        if len(folded) < 2:
+            time.sleep(0.3)
+            folded.append(arguments[2])
+            return fold(*arguments)
+        raise StoreError("s3 is away")  # the rest never get done here
+
+    monkeypatch.setattr("publish.open_days.fold", slow)
+    running = asyncio.create_task(Publisher(log, files, flush_s=0.2).run())
+    await log.append([bars([MIDNIGHT - 60], symbols), closed("2026-11-20", symbols)])
+    await until(lambda: len(folded) == 1)
+    await log.append([bars([MIDNIGHT], symbols)])
+    await until(lambda: starts(files, series(symbols[3])) == [MIDNIGHT - 60, MIDNIGHT])
+    assert (await log.committed("publisher"))[BARS_TOPIC, 0] == 0
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    monkeypatch.undo()
+    await publish(log, files)
+    for symbol in symbols:
+        assert month_days(files, series(symbol), "2026-11") == ["2026-11-20"]
+        assert starts(files, series(symbol)) == [MIDNIGHT - 60, MIDNIGHT]
+    assert (await log.committed("publisher"))[BARS_TOPIC, 0] == 3

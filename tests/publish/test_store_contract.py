@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from publish.store import NotFound, Store, StoreError
+from publish.store import NotFound, Replaced, Store, StoreError
+from tests.publish.faulty_proxy import FaultyProxy
 
 KEY = "metrics/flow/exchange=e/symbol=perpetual-BTC-USDT:USDT/data.parquet"
 
@@ -184,3 +186,72 @@ def test_sweep_removes_old_leftovers_of_killed_writers_only(tmp_path: Path) -> N
     assert store.list("a") == ["a/x"]
     store.sweep()
     assert [old.exists(), new.exists(), store.exists("a/x")] == [False, True, True]
+
+
+def test_the_last_object_takes_its_directories_with_it(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path}/store")
+    store.put("a/b/c", b"1")
+    store.put("a/x", b"2")
+    store.delete("a/b/c")
+    assert not (tmp_path / "store" / "a" / "b").exists()
+    assert store.list("") == ["a/x"]
+
+
+def test_what_is_read_in_parts_is_of_one_version(store: Store) -> None:
+    """A directory keeps the old one for who reads it; S3 tells that it is gone."""
+    block = 8 << 20
+    store.put(KEY, b"1" * block)
+    with store.reading(KEY) as source:
+        first = source.read(100)
+        store.put(KEY, b"2" * block)
+        source.seek(block - 100)
+        try:
+            assert first + source.read() == b"1" * 200
+        except OSError as error:
+            with pytest.raises(Replaced, match="can't read"), store._errors("read", KEY):
+                raise error
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+def test_encryption_is_asked_of_s3_for_every_object(
+    s3_bucket: str, s3_endpoint: str, by_key: bool
+) -> None:
+    settings = {"encryption": "AES256"}
+    if by_key:
+        settings = {"encryption": "aws:kms", "kms_key": "a-key"}
+    with FaultyProxy(s3_endpoint, seed=1, share=0.0) as proxy:
+        store = Store(s3_bucket, endpoint_url=proxy.url, **settings)
+        with suppress(StoreError):  # this server has no such keys
+            store.put("small", b"1")
+        with suppress(StoreError), store.replacing("large") as sink:
+            sink.write(b"1")
+    written = [headers for method, _, headers in proxy.requests if method in ("PUT", "POST")]
+    assert len(written) >= 2
+    for headers in written:
+        assert headers["x-amz-server-side-encryption"] == settings["encryption"]
+        assert headers.get("x-amz-server-side-encryption-aws-kms-key-id") == settings.get("kms_key")
+
+
+@pytest.mark.parametrize("kind", ["error 500", "drop before"])
+def test_s3_that_keeps_failing_is_told_in_bounded_time(
+    s3_bucket: str, s3_endpoint: str, kind: str
+) -> None:
+    Store(s3_bucket, endpoint_url=s3_endpoint).put("a/b", b"12")
+    with FaultyProxy(s3_endpoint, seed=1, share=1.0, kinds=[kind]) as proxy:
+        store = Store(s3_bucket, endpoint_url=proxy.url)
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match=r"can't read a/b: "):
+            store.get("a/b")
+        assert time.monotonic() - begun < 60
+        with pytest.raises(StoreError, match=r"can't write a/b: "):
+            store.put("a/b", b"3")
+    assert proxy.injected[kind] >= 2
+
+
+def test_credentials_are_in_no_message(
+    s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    with pytest.raises(StoreError) as refused:
+        Store(s3_bucket, endpoint_url=s3_endpoint).put("a", b"")
+    assert "hunter2" not in str(refused.value)

@@ -40,6 +40,7 @@ class Subscriptions:
     def __init__(self, endpoint: Endpoint) -> None:
         self._wanted = dict.fromkeys(endpoint.channels)
         self._expected = endpoint.acks
+        self._open = set(endpoint.channels)
         self._answers = 0
         self._asked: dict[Channel, _Asked] = {}
         self._confirmed: set[Channel] = set()
@@ -92,10 +93,12 @@ class Subscriptions:
 
     def acknowledged(self, notice: Notice) -> set[Channel]:
         """The subscriptions that stand now and did not before."""
-        self._answers += not self.answered
         named = (notice.channel, notice.native)
         channels = [named] if notice.channel else self._requests.get(notice.number, ())
         new = {c for c in channels if c in self._wanted} - self._confirmed
+        if not notice.channel or named in self._open:  # OKX repeats acks: they answer nothing more
+            self._open.discard(named)
+            self._answers += not self.answered
         self._confirmed |= new
         self._ever_confirmed |= bool(new)
         for channel in new:

@@ -29,7 +29,7 @@ from publish.store import Store
 GROUP = "archive"
 WAIT_S = 0.5
 READ_BYTES = 4 << 20
-PENDING_BYTES = 192 << 20
+PENDING_BYTES = 64 << 20
 """Records held at most: beyond it flushes come as fast as they can."""
 FLUSH_S = 300.0
 SETTLE_S = 600.0

@@ -90,13 +90,16 @@ class Run:
 
     def round(self, what: str) -> None:
         print(what, flush=True)
-        slot = self._random.randrange(2)
+        dead = [slot for slot, one in enumerate(self.two) if not one.alive()]
+        slot = dead[0] if dead else self._random.randrange(2)
         if what in POINTS:
             self._die_at(what, slot)
-        elif what == RANDOM:
+            return
+        if dead:
+            self.two[slot] = self._start()
+        if what == RANDOM:
             time.sleep(self._random.uniform(0.0, 2.0))
             self.two[slot].end()
-            self.two[slot] = self._start()
         elif what == PAUSE:
             self._pause(slot)
         else:
@@ -105,14 +108,19 @@ class Run:
             self._broker.start()
 
     def _die_at(self, point: str, slot: int) -> None:
-        """One that will kill itself there comes in the place of another, which is killed."""
+        """One that will kill itself there takes the place of another, which is killed."""
         self.two[slot].end()
         nth = self._random.randint(1, 2 if point in TO_TAKE_OVER else 6)
-        doomed = self._start(point, nth)
-        self.two[slot] = doomed
+        doomed = self.two[slot] = self._start(point, nth)
         wait_until(lambda: not doomed.alive(), DEADLINE_S, f"{point} reached {nth} times")
         assert doomed.process.returncode == -signal.SIGKILL, doomed.log.read_text()
-        self.two[slot] = self._start()
+
+    def mend(self) -> None:
+        """Both live and share the work."""
+        for slot, one in enumerate(self.two):
+            if not one.alive():
+                self.two[slot] = self._start()
+        self.wait_settled()
 
     def _pause(self, slot: int) -> None:
         zombie, other = self.two[slot], self.two[1 - slot]
@@ -175,7 +183,7 @@ def on_a_broker(tmp_path: Path) -> Iterator[tuple[Run, subprocess.Popen[bytes], 
     broker.start()
     with contextlib.ExitStack() as stack:
         stack.callback(broker.kill)
-        _, port = stack.enter_context(simulator("--seed", SEED, "--intensity", 2))
+        _, port = stack.enter_context(simulator("--seed", SEED))
         config = write_settings(
             tmp_path,
             port,
@@ -195,7 +203,7 @@ def survives(rounds: Sequence[str], tmp_path: Path) -> None:
     with on_a_broker(tmp_path) as (run, collecting, broker):
         for what in rounds:
             run.round(what)
-        run.wait_settled()
+        run.mend()
         collecting.send_signal(signal.SIGTERM)
         assert collecting.wait(10) == 0, (tmp_path / "ingest.log").read_text()[-3000:]
         run.stop()
@@ -210,7 +218,7 @@ def survives(rounds: Sequence[str], tmp_path: Path) -> None:
 def test_killed_at_every_point_the_bars_are_those_of_an_embedded_run(
     tmp_path: Path,
 ) -> None:
-    rounds = [*POINTS]
+    rounds = [point for point in POINTS if point != "committing"]  # left to chance: nightly
     rounds[3:3] = [RESTART, PAUSE]
     survives(rounds, tmp_path)
 

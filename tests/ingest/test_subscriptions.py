@@ -14,6 +14,16 @@ def acked(*channels: tuple[str, str]) -> Subscriptions:
     return subscriptions
 
 
+def test_an_ack_that_is_repeated_or_was_not_asked_for_answers_nothing() -> None:
+    subscriptions = Subscriptions(Endpoint("/", (), (A, B), acks=2))
+    assert subscriptions.acknowledged(Notice("ack", *A)) == {A}
+    for channel in (A, A, C):
+        assert subscriptions.acknowledged(Notice("ack", *channel)) == set()
+    assert not subscriptions.answered
+    assert subscriptions.acknowledged(Notice("ack", *B)) == {B}
+    assert subscriptions.answered
+
+
 def test_what_comes_and_goes_is_asked_for_once() -> None:
     subscriptions = acked(A, B)
     assert subscriptions.answered

@@ -24,7 +24,7 @@ from tests.kafka.broker import ApacheKafka, Broker
 pytestmark = pytest.mark.xdist_group("kafka")
 ROOT = Path(__file__).parents[2]
 VENUE = "binance-futures"
-DEADLINE_S = 60.0
+DEADLINE_S = 150.0
 DAEMONS = ("perpflow ingest", "perpflow aggregate", "perpflow publish")
 
 

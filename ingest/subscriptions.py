@@ -14,7 +14,7 @@ RETRY_S = 30.0
 """From a refusal to the first retry; doubles."""
 RETRIES = 5
 LINGER_S = 5.0
-"""From a delisting, which REST tells, until the streams are left: their last ticks may be behind."""
+"""From a delisting, which REST tells, until its streams are left: their last ticks may lag."""
 
 
 @dataclass(slots=True)

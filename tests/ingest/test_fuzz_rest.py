@@ -11,7 +11,7 @@ import pytest
 
 from ingest import clock_offset, instrument_cache
 from ingest.batches import Universe, trades_batch
-from ingest.continuity import Gap
+from ingest.gaps import Gap
 from ingest.history import BadAnswer, walk
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, listed_from
 from ingest.universe import InstrumentList

@@ -33,7 +33,8 @@ import pytest
 from aggregate.intervals import EXCHANGE, TRUE
 from aggregate.shard import END, Rules, ShardAggregator
 from ingest.batches import Universe, trades_batch
-from ingest.continuity import FILLS, IdContinuity, continuity
+from ingest.continuity import IdContinuity, continuity
+from ingest.gaps import FILLS
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, listed_from
 from ingest.recording import read_frames
 from ingest.ticks import BACKLOG, LIVE, Trades

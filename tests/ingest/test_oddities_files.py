@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from ingest.continuity import Gap
+from ingest.gaps import Gap
 from ingest.history import BadAnswer, walk
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, listed_from
 from ingest.recording import RecordingError, read_frames

@@ -41,6 +41,7 @@ _UNKNOWN_KEPT = 1_000
 _EXAMPLE_BYTES = 200
 _NAME_CHARS = 100
 _AT_ONCE = 128
+"""Frames that are decoded at once."""
 
 BAD_FRAME = (
     KeyError,

@@ -304,7 +304,7 @@ def keys_add(
     name: Annotated[str, typer.Argument(help="Whose it is, for the list.")],
     plan: Annotated[
         Literal["preview", "standard", "prime", "prime+raw"],
-        typer.Option(help="standard: bars from 1m; prime: from 1s, live; prime+raw: ticks too"),
+        typer.Option(help="standard: bars from 1m; prime: from 1s; prime+raw: ticks too"),
     ] = "standard",
     rate: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Requests a second [default: the plan's]")

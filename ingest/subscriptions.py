@@ -13,6 +13,8 @@ from ingest.venues import Channel, Endpoint, Notice
 RETRY_S = 30.0
 """From a refusal to the first retry; doubles."""
 RETRIES = 5
+LINGER_S = 5.0
+"""From a delisting, which REST tells, until its streams are left: their last ticks may lag."""
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class Subscriptions:
         self._confirmed: set[Channel] = set()
         self._ever_confirmed = False
         self._leave: list[Channel] = []
+        self._lingering: dict[Channel, float | None] = {}
         # What a request was for, where an answer names the request alone (Binance).
         self._requests: dict[str, Sequence[Channel]] = {"1": endpoint.channels}
         self._number = 1
@@ -77,16 +80,21 @@ class Subscriptions:
     def want(self, channels: Iterable[Channel]) -> None:
         """Carry these from now on."""
         wanted = dict.fromkeys(channels)
-        self._forget([channel for channel in self._wanted if channel not in wanted])
+        gone = [channel for channel in self._wanted if channel not in wanted]
+        self._forget(gone)
+        self._lingering |= dict.fromkeys(gone)
+        for channel in wanted:
+            self._lingering.pop(channel, None)
         self._leave = [channel for channel in self._leave if channel not in wanted]
         self._wanted = wanted
 
     def renew(self, channels: Iterable[Channel]) -> None:
         """Leave these and subscribe them again: they stand but send nothing."""
-        self._forget([channel for channel in channels if channel in self._confirmed])
+        standing = [channel for channel in channels if channel in self._confirmed]
+        self._leave += standing
+        self._forget(standing)
 
     def _forget(self, channels: Sequence[Channel]) -> None:
-        self._leave += channels
         self._confirmed.difference_update(channels)
         for channel in channels:
             self._asked.pop(channel, None)
@@ -117,6 +125,12 @@ class Subscriptions:
 
     def due(self, now: float) -> Due:
         """What to ask the venue for now that the connection stands."""
+        for channel, at in list(self._lingering.items()):
+            if at is None:
+                self._lingering[channel] = now + LINGER_S
+            elif now >= at:
+                self._leave.append(channel)
+                del self._lingering[channel]
         due = Due(leave=self._leave)
         self._leave = []
         for channel in self.refused:

@@ -284,7 +284,8 @@ class AggregateSettings(Section):
 
 
 class PublishSettings(Section):
-    """Where the parquet goes, how often, and for how long a folded day part stays readable.
+    """Where the parquet goes, how often, and for how long a folded day part stays readable: longer
+    than the URLs are good for that were given out just before.
 
     `flush_by_interval`: how often the bars of some intervals are written, where not every `flush`.
     `raw`: whether the ticks are archived too. S3's credentials and region come from the usual AWS
@@ -294,7 +295,7 @@ class PublishSettings(Section):
     url: Annotated[str, _url("file", "s3")] = "file://./perpflow-data"
     flush: Annotated[Duration, _at_least("100ms")] = 30_000_000_000
     flush_by_interval: dict[IntervalName, Annotated[Duration, _at_least("100ms")]] = {}
-    grace: Duration = 600_000_000_000
+    grace: Annotated[Duration, _at_least("6m")] = 600_000_000_000
     raw: bool = True
     s3_endpoint: HttpUrl | None = None
     s3_encryption: Literal["AES256", "aws:kms"] | None = None

@@ -1,6 +1,6 @@
 """What a client may subscribe to: the channels of a control frame, granted or refused. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from publish.catalog import EXCHANGES, INTERVAL_NAMES, METRICS
 MAX_CHANNELS = 200
 """Of one connection, and so also of one control frame."""
 MAX_SYMBOLS = 1000
+"""Of one channel; who wants more takes all."""
 _MAX_TEXT = 200
 
 Code = Literal["not_entitled", "not_live", "unknown_channel", "limit_exceeded", "invalid_message"]
@@ -46,29 +47,45 @@ class Access:
 
 
 def read(
-    asked: object, access: Access, held: Collection[str]
+    asked: object, access: Access, held: Mapping[str, frozenset[str] | None]
 ) -> tuple[list[Channel], list[Rejected]]:
     """The channels granted, and those refused, of a subscription's `channels`.
 
-    `held`: names of the channels the connection has already; more than `MAX_CHANNELS` is refused
-    channel by channel. Raises ValueError if `asked` is no list.
+    `held`: the channels that the connection has already, by name their symbols (None: all). More
+    than `MAX_CHANNELS` of them, or `MAX_SYMBOLS` of one, are refused channel by channel. Raises
+    ValueError if `asked` is no list.
     """
     if not isinstance(asked, list) or not asked:
         raise ValueError('"channels" should be a list of "dataset.exchange.interval" or objects')
-    names = set(held)
+    having = dict(held)
     granted: list[Channel] = []
     rejected: list[Rejected] = []
     for item in asked:
         channel = _channel(item, access)
-        if isinstance(channel, Channel) and len(names | {channel.name}) > MAX_CHANNELS:
-            message = f"a connection has at most {MAX_CHANNELS} channels"
+        if isinstance(channel, Channel):
+            symbols = together(having, channel)
+            message = _too_many(having.keys() | {channel.name}, symbols)
+            if message is None:
+                having[channel.name] = symbols
+                granted.append(channel)
+                continue
             channel = Rejected(channel.name, "limit_exceeded", message)
-        if isinstance(channel, Rejected):
-            rejected.append(channel)
-        else:
-            names.add(channel.name)
-            granted.append(channel)
+        rejected.append(channel)
     return granted, rejected
+
+
+def together(held: Mapping[str, frozenset[str] | None], channel: Channel) -> frozenset[str] | None:
+    """The symbols of a channel (None: all) once that is added to those held."""
+    before = held.get(channel.name, frozenset())
+    return None if before is None or channel.symbols is None else before | channel.symbols
+
+
+def _too_many(names: Collection[str], symbols: frozenset[str] | None) -> str | None:
+    if len(names) > MAX_CHANNELS:
+        return f"a connection has at most {MAX_CHANNELS} channels"
+    if symbols is not None and len(symbols) > MAX_SYMBOLS:
+        return f"a channel has at most {MAX_SYMBOLS} symbols, or all"
+    return None
 
 
 def name_of(item: object) -> str:

@@ -72,10 +72,10 @@ class Feed:
 
     def _publish(self, record: Record, *, live: bool) -> None:
         headers = record.headers
-        channel = f"{headers['dataset']}.{headers['exchange']}.{headers['interval']}"
         try:
+            channel = f"{headers['dataset']}.{headers['exchange']}.{headers['interval']}"
             rows = list(_rows(record.value, headers["interval"]))
-        except (pa.ArrowInvalid, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
             _log.error("record left out of the stream", offset=record.offset, problem=str(error))
             return
         self._hub.publish(channel, rows, live=live)

@@ -14,7 +14,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
 from publish.stream import metrics
-from publish.stream.channels import Channel
+from publish.stream.channels import Channel, together
 
 MAX_UNSENT = 4 << 20
 """Bytes the kernel hasn't taken: a reader this far behind will not catch up."""
@@ -96,9 +96,8 @@ class Hub:
 
     def subscribe(self, subscriber: Subscriber, channel: Channel) -> None:
         """Add a channel's symbols to what the subscriber gets of it."""
-        held = subscriber.channels.get(channel.name, frozenset())
+        symbols = together(subscriber.channels, channel)
         self.unsubscribe(subscriber, channel.name)
-        symbols = None if held is None or channel.symbols is None else held | channel.symbols
         subscriber.channels[channel.name] = symbols
         if symbols is None:
             self._all[channel.name].add(subscriber)

@@ -84,12 +84,12 @@ class StreamServer:
         assert isinstance(connection, _Connection)
         if request.path.partition("?")[0] != PATH:
             return _refusal(404, "not_found", f"The live stream is at {PATH}")
-        key = self._keys.authenticate(request.headers.get(KEY_HEADER, ""))
+        key = self._keys.authenticate(_header(request, KEY_HEADER))
         if key is None:
             return _refusal(401, "unauthorized", f"{KEY_HEADER} should be a valid API key")
         if key.plan not in DATA_PLANS:
             return _refusal(403, "live_not_in_plan", f"The plan {key.plan} has no live data")
-        if request.headers.get("Upgrade", "").lower() != "websocket":
+        if _header(request, "Upgrade").lower() != "websocket":
             return _refusal(426, "upgrade_required", "This is a websocket", Upgrade="websocket")
         if self._open[key.id] >= MAX_CONNECTIONS:
             message = f"The key has {MAX_CONNECTIONS} connections open, as many as it may"
@@ -213,6 +213,12 @@ async def _cancelled(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+def _header(request: Request, name: str) -> str:
+    """What a header says; "" if it is not there, or there more than once."""
+    values = request.headers.get_all(name)
+    return values[0] if len(values) == 1 else ""
 
 
 def _intervals(plan: Plan) -> list[str]:

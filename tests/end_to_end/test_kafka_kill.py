@@ -241,11 +241,11 @@ def test_a_stop_while_the_broker_is_away_takes_less_than_10_s(tmp_path: Path) ->
         wait_until(lambda: run.two[0].events(WITHHELD), DEADLINE_S, "the first bars")
         broker.kill()
         time.sleep(2.0)  # commits and appends begin to wait
-        begun = time.monotonic()
         for process in everyone:
             process.send_signal(signal.SIGTERM)
         for process in everyone:
-            process.wait(15)
-        assert time.monotonic() - begun < 11
+            assert process.wait(DEADLINE_S) in (0, 1)
         for log in tmp_path.glob("*.log"):
-            assert "Traceback" not in log.read_text()
+            said = log.read_text()
+            assert "stopping took too long" not in said  # said after 9.5 s
+            assert "Traceback" not in said

@@ -150,6 +150,7 @@ def test_every_wrong_setting_is_named_with_where_it_was_set() -> None:
         ('[venues.okx-perps]\nsymbols = ["A", "A"]', "names A more than once"),
         ('[venues.okx-perps]\nsymbols = ["A", " "]', "venues.okx-perps.symbols[1] (wrong.toml)"),
         ('[aggregate]\neviction = "1ms"', 'should be "1s" or more'),
+        ('[publish]\ngrace = "5m"', 'should be "6m" or more'),
         ('[publish]\nflush_by_interval = {2s = "1m"}', "should be one of 1s, 15s, 30s, 1m"),
         ("[publish.flush_by_interval]\n1s = 60", 'has no unit: write "60s"'),
         ('[publish]\ns3_kms_key = "k"', 's3_kms_key needs s3_encryption = "aws:kms"'),

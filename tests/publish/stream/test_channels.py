@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publish.stream.channels import MAX_CHANNELS, Access, Channel, read
+from publish.stream.channels import MAX_CHANNELS, MAX_SYMBOLS, Access, Channel, read
 
 ALL = Access(live=["okx-perps", "hyperliquid-perps"], intervals=["1m", "1h"])
 
 
 def _codes(asked: object, held: list[str] | None = None) -> list[str]:
-    return [refused.code for refused in read(asked, ALL, held or [])[1]]
+    return [refused.code for refused in read(asked, ALL, dict.fromkeys(held or []))[1]]
 
 
 def test_names_and_objects_are_granted() -> None:
     symbols = ["perpetual-BTC-USDT:USDT"]
     channel = {"dataset": "flow", "exchange": "okx-perps", "interval": "1h"}
     granted, rejected = read(
-        ["ohlcv.okx-perps.1m", channel, channel | {"symbols": symbols}], ALL, []
+        ["ohlcv.okx-perps.1m", channel, channel | {"symbols": symbols}], ALL, {}
     )
     assert granted == [
         Channel("ohlcv.okx-perps.1m"),
@@ -63,6 +63,17 @@ def test_no_more_channels_than_a_connection_may_have() -> None:
     assert _codes(["ohlcv.okx-perps.1m"], full) == [], "it has this one already"
 
 
+def test_no_more_symbols_of_a_channel_however_many_frames_name_them() -> None:
+    of = {"dataset": "flow", "exchange": "okx-perps", "interval": "1h"}
+    name = "flow.okx-perps.1h"
+    many = frozenset(f"S{n}" for n in range(MAX_SYMBOLS - 1))
+    two = [of | {"symbols": [symbol]} for symbol in ("A", "B")]
+    granted, [refused] = read(two, ALL, {name: many})
+    assert granted == [Channel(name, frozenset({"A"}))]
+    assert (refused.channel, refused.code) == (name, "limit_exceeded")
+    assert read([name], ALL, {name: many}) == ([Channel(name)], []), "all are no list of symbols"
+
+
 JSON: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -72,7 +83,7 @@ JSON: Any = st.recursive(
 @given(JSON)
 def test_any_json_is_answered(asked: object) -> None:
     try:
-        granted, rejected = read(asked, ALL, [])
+        granted, rejected = read(asked, ALL, {})
     except ValueError:
         assert not isinstance(asked, list) or not asked
         return

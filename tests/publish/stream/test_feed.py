@@ -90,8 +90,10 @@ async def test_rows_of_the_true_clock_as_they_are_committed(tmp_path: Path) -> N
 async def test_a_record_that_cant_be_read_is_left_out(tmp_path: Path) -> None:
     log = await _log(tmp_path)
     async with feeding(log) as hub:
-        broken = bars([0])
-        await log.append([NewRecord(BARS_TOPIC, 0, b"?", broken.headers), bars([60])])
+        good = bars([0])
+        no_dataset = {name: of for name, of in good.headers.items() if name != "dataset"}
+        broken = [(b"?", good.headers), (good.value, no_dataset)]
+        await log.append([*(NewRecord(BARS_TOPIC, 0, *of) for of in broken), bars([60])])
         await until(lambda: len(hub.seen) == 1)
     await log.close()
 

@@ -159,9 +159,10 @@ async def test_handshakes_are_refused_with_the_apis_errors(
         async with served.client():
             assert await _status(served, served.key) == (429, "too_many_connections")
         async with httpx.AsyncClient() as http:
-            plain = await http.get(
-                served.url.replace("ws:", "http:"), headers={"X-API-KEY": served.key}
-            )
+            url = served.url.replace("ws:", "http:")
+            plain = await http.get(url, headers={"X-API-KEY": served.key})
+            twice = await http.get(url, headers=[("X-API-KEY", served.key)] * 2)
+        assert twice.status_code == 401
         assert (plain.status_code, plain.headers["Upgrade"]) == (426, "websocket")
         while True:  # the connection above has left: its place is free again
             try:

@@ -178,9 +178,8 @@ def add_to_month(
     if not new and day in month.days and known and known.read.covers(rows.read):
         return 0, month
     folds = {**month.folds, day: Fold(rows.read, known.at if known else now)}
-    fixed = None
-    version = ""
-    if store.list(month_prefix(series, day.year, day.month)):  # else nothing is read beside it
+    version, fixed = "", None
+    if store.list(month_prefix(series, day.year, day.month)):  # which may be read beside it
         version = f"{int(now * 1000):014}-{rows.read.next:020}-{day.day:02}"
         fixed = fixed_key(series, day.year, day.month, version)
     month = Month(month.days | {day}, folds, version)
@@ -189,8 +188,10 @@ def add_to_month(
 
 
 def discard(store: Store, series: Series, day: date, before: float) -> None:
-    """Delete what no reader can still want of a day folded `before` that time (Unix seconds): its
-    parts, and fixed files that others have followed by then; all of them with the last part.
+    """Delete what no reader can still want of a day that was folded by `before` (Unix seconds).
+
+    That is its parts and the fixed files that others had followed by then, or all of them with the
+    month's last part.
     """
     parts = set(store.list(day_prefix(series, day)))
     fixed = store.list(fixed_prefix(series, day.year, day.month))

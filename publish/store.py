@@ -6,6 +6,7 @@ any moment, sees the old object or the new one, never a part.
 
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -233,8 +234,9 @@ class Store:
         try:
             os.link(source, temporary)
         except OSError:  # a file system that has no links
-            with self._replacing_file(str(path.relative_to(self._root))) as sink:
-                sink.write(source.read_bytes())
+            key = str(path.relative_to(self._root))
+            with source.open("rb") as content, self._replacing_file(key) as sink:
+                shutil.copyfileobj(content, sink)
             return
         os.replace(temporary, path)
         temporary.unlink(missing_ok=True)  # it stays if both were the same file already

@@ -33,7 +33,11 @@ lint: .venv/.lint
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p ingest -p aggregate -p publish -m perpflow
 
-bench: .venv/.setup
+.venv/.bench: .venv/.setup
+	@$(INSTALL) -e '.[test,bench]'
+	@touch $@
+
+bench: .venv/.bench
 	@$(BIN)/python -m benchmarks.run
 
 clean:

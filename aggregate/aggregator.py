@@ -33,8 +33,8 @@ LAG_EVERY_S = 5.0
 READY_LAG_S = 10.0
 DRAIN_S = 5.0
 STOP_S = 3.0
-"""At a stop, seconds for what is under way, and then for the last commits."""
-RELEASE_S = 1.0
+"""At a stop, seconds for what is under way and the last commits."""
+RELEASE_S = 0.5
 
 
 class Aggregator:
@@ -90,10 +90,11 @@ class Aggregator:
         watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({working}, timeout=self._drain_s + STOP_S)
+            deadline = time.monotonic() + self._drain_s + STOP_S
+            await asyncio.wait({working}, timeout=deadline - time.monotonic())
             if working.done():
                 working.result()
-            await self._commit_all()
+            await self._commit_all(deadline)
         finally:
             await _ended(working, stopping, watching, *self._taking.values(), *self._steps.values())
             # Not before the last commit: the next owners start where we end.
@@ -216,7 +217,7 @@ class Aggregator:
             await asyncio.sleep(WAIT_S)
             return False
 
-    async def _commit_all(self) -> None:
+    async def _commit_all(self, deadline: float) -> None:
         """At a stop: the try is the last. What isn't committed the next owner makes again."""
         commits = [
             asyncio.create_task(worker.commit())
@@ -225,7 +226,7 @@ class Aggregator:
         ]
         busy = set(self._steps.values())
         if commits:
-            busy |= (await asyncio.wait(commits, timeout=STOP_S))[1]
+            busy |= (await asyncio.wait(commits, timeout=max(deadline - time.monotonic(), 0.0)))[1]
         if busy:
             log_.warning("stopped before all was committed", partitions=len(busy))
         await _ended(*commits)

@@ -63,13 +63,16 @@ class PartitionAggregator:
         reread = record.offset < self._read_to[record.topic]
         self.positions[record.topic] = record.offset + 1
         kind = record.headers.get("type")
-        if kind == records.PUNCTUATION:
-            promise = int(record.headers[records.LOCAL_TS])
-            self.reached[record.topic] = max(self.reached[record.topic], promise)
-        if kind in (records.TRADES, records.QUOTES):
-            self._ticks(record, kind, reread)
-        elif not reread and kind is not None:
-            self._control(record, kind)
+        try:
+            if kind == records.PUNCTUATION:
+                promise = records.integer(record.headers, records.LOCAL_TS)
+                self.reached[record.topic] = max(self.reached[record.topic], promise)
+            if kind in (records.TRADES, records.QUOTES):
+                self._ticks(record, kind, reread)
+            elif not reread and kind is not None:
+                self._control(record, kind)
+        except records.BadRecord:
+            self.dropped["both", kind or "", "malformed_record"] += 1
 
     def _shard(self, source: records.Source) -> _Shard:
         shard = self._shards.get(source.shard)
@@ -96,7 +99,7 @@ class PartitionAggregator:
 
     def _repeated(self, record: Record, source: records.Source) -> bool:
         key = f"{source.shard}|{source.collector}|{source.session}|{record.topic}"
-        number = int(record.headers["seq"])
+        number = records.integer(record.headers, "seq")
         if number <= self._sequence.get(key, -1):
             return True
         self._sequence[key] = number
@@ -106,7 +109,8 @@ class PartitionAggregator:
         source = records.Source.of(record.headers)
         shard = self._shard(source)
         who = (record.topic, source.collector, source.session)
-        stamp = int(record.headers.get(records.LOCAL_TS, "0"))
+        stamped = records.LOCAL_TS in record.headers
+        stamp = records.integer(record.headers, records.LOCAL_TS) if stamped else 0
         if kind == records.PUNCTUATION:
             shard.time.promise(*who, stamp)
         elif kind == records.SESSION_START:

@@ -173,12 +173,14 @@ class ShardAggregator:
             return []
         out: list[Emitted] = []
         waiting: dict[str, list[Rows]] = {kind: [] for kind in KINDS}
+        whole = cut - cut % LADDER[1].seconds
         for slice_ in self._slices(clock, cut):
             for kind in KINDS:
-                rows = self._sealed(clock, kind, slice_)
-                if rows is not None:
-                    waiting[kind].append(rows)
-            if slice_ == cut or sum(len(r) for of in waiting.values() for r in of) > PASS_ROWS:
+                sealed = self._sealed(clock, kind, slice_)
+                if sealed is not None:
+                    waiting[kind].append(sealed)
+            rows = sum(len(r) for of in waiting.values() for r in of)
+            if rows > PASS_ROWS or slice_ in (cut, whole):
                 for kind in KINDS:
                     out += self._rolled(clock, kind, waiting[kind], slice_)
                     waiting[kind] = []
@@ -201,7 +203,10 @@ class ShardAggregator:
             # Windows that end with the pass close as they are, without rows to part and hold.
             whole = next((i.seconds for i in reversed(LADDER) if i.seconds <= step), 1)
             step -= step % whole
-            yield from range(low - low % whole + step, high, step)
+            last = cut - cut % LADDER[1].seconds
+            yield from range(low - low % whole + step, min(high, last), step)
+            if last > low:
+                yield last
         yield cut
 
     def _sealed(self, clock: str, kind: str, cut: int) -> Rows | None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from aggregate.groups import Partial, Rows
 from ingest.errors import UserError
 from ingest.ticks import ipc_stream
+from ingest.words import shown
 
 VERSION = 3
 
@@ -26,7 +27,14 @@ def encode_rows(rows: Rows) -> bytes:
 
 
 def decode_rows(value: bytes) -> Rows:
-    table = pa.ipc.open_stream(value).read_all()
+    """Raises `StateVersionError` for what `encode_rows` did not write."""
+    try:
+        table = pa.ipc.open_stream(value).read_all()
+        table.validate(full=True)
+        if table.column_names[:2] != ["code", "start"]:
+            raise StateVersionError(f"aggregation state has columns {shown(table.column_names)}")
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise StateVersionError(f"aggregation state can't be read: {shown(error)}") from error
     parts: dict[str, Partial] = {}
     columns = {
         name: column.combine_chunks().to_numpy(zero_copy_only=False)
@@ -41,10 +49,14 @@ def decode_rows(value: bytes) -> Rows:
 
 def read_meta(value: bytes) -> Any:
     """The JSON of a shard or a partition. Raises `StateVersionError` for another version."""
-    meta = orjson.loads(value)
-    if meta.get("version") != VERSION:
+    try:
+        meta = orjson.loads(value)
+    except ValueError as error:
+        raise StateVersionError(f"aggregation state can't be read: {shown(error)}") from error
+    version = meta.get("version") if isinstance(meta, dict) else None
+    if version != VERSION:
         raise StateVersionError(
-            f"aggregation state has layout version {meta.get('version')}, this program reads "
+            f"aggregation state has layout version {shown(version)}, this program reads "
             f"{VERSION}: finish the old log with the program that wrote it, or start a new log"
         )
     return meta

@@ -30,6 +30,8 @@ RECORD_OVERHEAD = 512
 """Bytes counted for a record beside its value: headers and objects."""
 FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
+SPOOLED_PATIENCE_S = 3.0
+"""At a stop, for a log that answered a moment ago: what it doesn't take stays spooled."""
 SLOW_S = 1.0
 """An append that takes longer than this makes the records behind it go to the spool."""
 SYNC_S = 1.0
@@ -140,8 +142,12 @@ class Appender:
         spool = self._spool
         drained = asyncio.create_task(self.drain())
         # A log that is down is not waited for when nothing is lost by it.
-        timeout = 0.0 if spool is not None and self.failing else patience_s
-        await asyncio.wait({running, drained}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if spool is not None:
+            down = self.failing or self._slow
+            patience_s = 0.0 if down else min(patience_s, SPOOLED_PATIENCE_S)
+        await asyncio.wait(
+            {running, drained}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+        )
         for task in (drained, running):
             task.cancel()
         await asyncio.gather(drained, running, return_exceptions=True)

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import httpx
+import orjson
 
 from ingest.instruments import BINANCE, OKX
 from ingest.universe import USER_AGENT
@@ -12,6 +13,8 @@ from ingest.universe import USER_AGENT
 MAX_OFFSET_MS = 1_000.0
 """A clock this far off puts ticks into other arrival seconds than a right one would."""
 ASKS = 4
+NO_TIME = (ValueError, KeyError, TypeError, IndexError)
+"""What reading a body that holds no time raises."""
 
 
 async def venue_offset(
@@ -36,9 +39,9 @@ async def venue_offset(
                 began = time.monotonic_ns()
                 response = await client.get(path)
                 half = (time.monotonic_ns() - began) / 2
-                venue_ms = _milliseconds(exchange, response.json())
+                venue_ms = _milliseconds(exchange, orjson.loads(response.content))
                 found.append((half / 1e6, (time.time_ns() - half) / 1e6 - venue_ms))
-    except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError, IndexError):
+    except (httpx.HTTPError, TimeoutError, *NO_TIME):
         pass  # what was answered before counts
     if not found:
         return None

@@ -20,6 +20,8 @@ MAX_MESSAGE = 16 << 20
 """Bytes. The largest known message is some 177 kB; 1 MiB, the library's default, is too near."""
 _WHOLE_TEXT = 0x81
 """First byte of an unfragmented text frame: FIN and opcode 1."""
+_LONGEST_SHORT_HEADER = 4
+"""Bytes of the header of a frame below 64 KiB, at most."""
 
 
 class ArrivalConnection(ClientConnection):
@@ -28,9 +30,9 @@ class ArrivalConnection(ClientConnection):
     A message in several fragments carries the stamp of the read that completed it. `recv` and
     iteration never return anything.
 
-    Whole unfragmented text frames, nearly all there are, are taken from the bytes here: a frame
-    costs 4.5 µs of CPU from the socket to the log instead of 6.5. Everything else goes to the
-    library, by whole frames, so that it is between two frames whenever one is taken here.
+    Whole unfragmented text frames, nearly all there are, are taken from the bytes here: that saves
+    2 µs of the CPU time that a frame costs. Everything else goes to the library, by whole frames,
+    so that it is between two frames whenever one is taken here.
     """
 
     def __init__(
@@ -69,8 +71,20 @@ class ArrivalConnection(ClientConnection):
     def _take(self, data: bytes) -> None:
         """Deal with the whole frames of `data`, which starts with a frame; hold what is left."""
         at, size = 0, len(data)
-        stamp, messages = self._stamp, self._messages
+        last = size - _LONGEST_SHORT_HEADER
+        stamp, add = self._stamp, self._messages.append
+        plain = self.protocol.state is OPEN and not self._fragments
         while at < size:
+            if plain and at <= last and data[at] == _WHOLE_TEXT and (length := data[at + 1]) < 127:
+                # Nearly every frame, so without a call.
+                start = at + 2
+                if length == 126:
+                    start, length = at + 4, data[at + 2] << 8 | data[at + 3]
+                end = start + length
+                if end <= size:
+                    add((stamp, data[start:end]))
+                    at = end
+                    continue
             if self.protocol.state is not OPEN:
                 super().data_received(data[at:])
                 return
@@ -80,9 +94,10 @@ class ArrivalConnection(ClientConnection):
                 self._needed = end - at
                 return
             if start and data[at] == _WHOLE_TEXT and not self._fragments:
-                messages.append((stamp, data[start:end]))
+                add((stamp, data[start:end]))
             else:
                 super().data_received(data[at:end])
+            plain = self.protocol.state is OPEN and not self._fragments
             at = end
 
     def process_event(self, event: Event) -> None:

@@ -233,14 +233,14 @@ class IdContinuity:
         found, self._unknown = self._unknown, []
         if not self._holes:
             return found
-        for who, holes in list(self._holes.items()):
-            old = [h for h in holes if now is None or h.local_ts + REORDER_NS <= now]
-            if old:
-                found += old
-                left = [h for h in holes if h not in old]
-                self._holes[who] = left
-                if not left:
-                    del self._holes[who]
+        waiting: dict[int, list[Gap]] = {}
+        for who, holes in self._holes.items():
+            for hole in holes:
+                if now is None or hole.local_ts + REORDER_NS <= now:
+                    found.append(hole)
+                else:
+                    waiting.setdefault(who, []).append(hole)
+        self._holes = waiting
         return found
 
     def covered(self, symbols: Collection[str], since: int) -> None:

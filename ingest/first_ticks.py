@@ -12,9 +12,9 @@ from ingest.batches import Universe
 from ingest.instruments import Instrument
 from ingest.universe import why
 from ingest.venues import Endpoint, ParseReport, ParserState, Row, Venue
+from ingest.venues.common import ROW_STAMPS
 
 MAX_MESSAGE = 16 << 20
-_EXCHANGE_MS, _LOCAL_NS = 1, 2  # places in rows of either kind
 
 
 class Heard:
@@ -64,7 +64,8 @@ class Heard:
         for kind, rows in (("quote", quotes), ("trade", trades)):
             if rows:
                 self.after_ms.setdefault(kind, spent)
-        lags = [row[_LOCAL_NS] / 1e6 - row[_EXCHANGE_MS] for row in (*trades, *quotes)]
+        stamps = [ROW_STAMPS.unpack_from(row) for row in (*trades, *quotes)]
+        lags = [local_ns / 1e6 - exchange_ms for exchange_ms, local_ns in stamps]
         if lags:
             self.lag_ms = min(lags if self.lag_ms is None else [self.lag_ms, *lags])
         self._news.set()

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import httpx
+import orjson
 import structlog
 
 from ingest import metrics
@@ -177,7 +178,7 @@ class Healer:
             metrics.REST_REQUESTS.labels(self._exchange, str(status)).inc()
             if status == 200:
                 with suppress(ValueError):
-                    return response.json()
+                    return orjson.loads(response.content)
                 raise _Refused("bad answer: not JSON")
             problem = f"{request.path} answered {status}: {response.text[:100]}"
             if status in DEFAULT_RETRY_AFTER_S:

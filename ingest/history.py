@@ -22,7 +22,8 @@ from typing import Any, Protocol
 from ingest.gaps import Gap
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.ticks import BUY, SELL
-from ingest.venues.common import BAD_FRAME, FIRST_MS, LAST_MS, MAX_ID
+from ingest.venues.common import BAD_FRAME, FIRST_MS, LAST_MS, MAX_COUNT, MAX_ID
+from ingest.words import shown, words
 
 _MS = 1_000_000
 _OKX_SIDES = {"buy": BUY, "sell": SELL}
@@ -116,7 +117,7 @@ def newest_print(exchange: str, body: object) -> Print | None:
     try:
         return max(map(read, rows), key=lambda p: p.exchange_ms, default=None)
     except BAD_FRAME as error:
-        raise BadAnswer(f"last trade with {error!r}") from error
+        raise BadAnswer(f"last trade with {shown(error)}") from error
 
 
 def _ends(gap: Gap) -> tuple[int, int]:
@@ -147,7 +148,7 @@ class _BinanceTrades:
         try:
             prints = [_binance_trade(row) for row in rows]
         except BAD_FRAME as error:
-            raise BadAnswer(f"historicalTrades with {error!r}") from error
+            raise BadAnswer(f"historicalTrades with {shown(error)}") from error
         high = max((p.id for p in prints), default=self._at - 1)
         found = [p for p in prints if self._at <= p.id <= self._last]
         self.behind = high < self._last and len(prints) < self._limit
@@ -182,7 +183,7 @@ class _BinanceAggregates:
         try:
             numbered = [(int(row["a"]), _binance_aggregate(row)) for row in rows]
         except BAD_FRAME as error:
-            raise BadAnswer(f"aggTrades with {error!r}") from error
+            raise BadAnswer(f"aggTrades with {shown(error)}") from error
         found = [(a, p) for a, p in numbered if self._at <= a <= self._last]
         self.behind = not found
         self._at = max((a + 1 for a, _ in found), default=self._at)
@@ -221,7 +222,7 @@ class _BinanceByTime:
         try:
             numbered = [(int(row["a"]), _binance_aggregate(row)) for row in rows]
         except BAD_FRAME as error:
-            raise BadAnswer(f"aggTrades with {error!r}") from error
+            raise BadAnswer(f"aggTrades with {shown(error)}") from error
         prints = [p for _, p in numbered]
         self.behind = not prints and self._from is not None
         self._reached_back |= any(p.id < self._first for p in prints)
@@ -267,7 +268,7 @@ class _OkxTrades:
         try:
             prints = [_okx_trade(row) for row in rows]
         except BAD_FRAME as error:
-            raise BadAnswer(f"history-trades with {error!r}") from error
+            raise BadAnswer(f"history-trades with {shown(error)}") from error
         found = [p for p in prints if self._first <= p.id <= self._at]
         self.behind = max((p.id for p in found), default=-1) < self._at
         if self.behind:
@@ -302,7 +303,7 @@ class _Recent:
         try:
             prints = [_hyperliquid_trade(row) for row in rows]
         except BAD_FRAME as error:
-            raise BadAnswer(f"recentTrades with {error!r}") from error
+            raise BadAnswer(f"recentTrades with {shown(error)}") from error
         self._asked = True
         self._reaches = any(p.exchange_ms < self._from for p in prints)
         return [p for p in prints if self._from <= p.exchange_ms <= self._to]
@@ -313,13 +314,13 @@ class _Recent:
 
 def _rows(body: object) -> list[Any]:
     if not isinstance(body, list):
-        raise BadAnswer(f"not a list of trades: {str(body)[:200]}")
+        raise BadAnswer(f"not a list of trades: {shown(body)}")
     return body
 
 
 def _okx_rows(body: object) -> list[Any]:
-    if not isinstance(body, dict) or str(body.get("code")) != "0":
-        raise BadAnswer(f"history-trades answered {str(body)[:200]}")
+    if not isinstance(body, dict) or words(body.get("code")) != "0":
+        raise BadAnswer(f"history-trades answered {shown(body)}")
     return _rows(body.get("data"))
 
 
@@ -346,7 +347,7 @@ def _hyperliquid_trade(row: Mapping[str, Any]) -> Print:
 def _print(trade_id: int, count: int, ms: int, side: int, price: str, size: str) -> Print:
     found = Print(trade_id, count, ms, side, float(price), float(size))
     if (
-        not (FIRST_MS < ms < LAST_MS and 0 <= (trade_id | count) <= MAX_ID and count > 0)
+        not (FIRST_MS < ms < LAST_MS and 0 <= (trade_id | ms) <= MAX_ID and 0 < count <= MAX_COUNT)
         or (found.price + found.size) * 0.0 != 0.0
     ):
         raise ValueError(f"bad value in trade {trade_id}")

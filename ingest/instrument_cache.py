@@ -15,6 +15,7 @@ import structlog
 
 from ingest.instruments import Instrument, Listed
 from ingest.universe import InstrumentList
+from ingest.words import shown, words
 
 SCHEMA = 1
 
@@ -56,10 +57,10 @@ def load(path: Path, exchange: str, url: str, dexes: tuple[str, ...]) -> Instrum
     try:
         body = orjson.loads(path.read_bytes())
         if body["schema"] != SCHEMA:
-            raise ValueError(f"schema {body['schema']!r}")
+            raise ValueError(f"schema {shown(body['schema'])}")
         found = InstrumentList(
-            str(body["exchange"]),
-            str(body["url"]),
+            words(body["exchange"]),
+            words(body["url"]),
             tuple(body["dexes"]),
             int(body["fetched_ns"]),
             tuple(_listed(body["exchange"], entry) for entry in body["listed"]),
@@ -88,8 +89,8 @@ def _entry(item: Listed) -> dict[str, Any]:
 def _listed(exchange: str, entry: dict[str, Any]) -> Listed:
     size = float(entry["contract_size"])
     if not 0.0 < size < float("inf") or not isinstance(entry["inverse"], bool):
-        raise ValueError(f"not an instrument: {entry!r:.200}")
-    native, symbol = str(entry["native"]), str(entry["symbol"])
-    return Listed(
-        Instrument(exchange, native, symbol, size, entry["inverse"]), str(entry["status"])
-    )
+        raise ValueError(f"not an instrument: {shown(entry)}")
+    native, symbol, status = entry["native"], entry["symbol"], entry["status"]
+    if not all(isinstance(text, str) for text in (native, symbol, status)):
+        raise ValueError(f"not an instrument: {shown(entry)}")
+    return Listed(Instrument(exchange, native, symbol, size, entry["inverse"]), status)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ingest.words import shown, words
+
 BINANCE = "binance-futures"
 OKX = "okx-perps"
 HYPERLIQUID = "hyperliquid-perps"
@@ -158,7 +160,7 @@ def listed_from(exchange: str, payload: object) -> tuple[list[Listed], list[str]
     """
     read = _by_exchange(_READERS, exchange)
     if not isinstance(payload, dict):
-        raise ValueError(f"{exchange}: the instrument list is not an object: {payload!r:.100}")
+        raise ValueError(f"{exchange}: the instrument list is not an object: {shown(payload, 100)}")
     return read(payload)
 
 
@@ -182,14 +184,14 @@ def _read(
 def _entries(exchange: str, payload: dict[str, Any], key: str) -> list[dict[str, Any]]:
     entries = payload.get(key)
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        raise ValueError(f"{exchange}: no list of objects {key!r} in {payload!r:.200}")
+        raise ValueError(f"{exchange}: no list of objects {key!r} in {shown(payload)}")
     return entries
 
 
 def _text(exchange: str, entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{exchange}: {key!r} is {value!r}, not a name, in {entry!r:.200}")
+        raise ValueError(f"{exchange}: {key!r} is {shown(value)}, not a name, in {shown(entry)}")
     return value
 
 
@@ -199,14 +201,14 @@ def _size(exchange: str, entry: dict[str, Any], key: str) -> float:
     except (KeyError, TypeError, ValueError):
         value = 0.0
     if not 0.0 < value < float("inf"):
-        raise ValueError(f"{exchange}: {key!r} is not a size > 0 in {entry!r:.200}")
+        raise ValueError(f"{exchange}: {key!r} is not a size > 0 in {shown(entry)}")
     return value
 
 
 def _binance_list(payload: dict[str, Any]) -> tuple[list[Listed], list[str]]:
     entries = _entries(BINANCE, payload, "symbols")
-    perpetuals = [e for e in entries if str(e.get("contractType")) in _PERPETUAL]
-    return _read(BINANCE, perpetuals, lambda e: str(e.get("status", "")), _binance_entry)
+    perpetuals = [e for e in entries if words(e.get("contractType")) in _PERPETUAL]
+    return _read(BINANCE, perpetuals, lambda e: words(e.get("status")), _binance_entry)
 
 
 def _binance_entry(entry: dict[str, Any]) -> Instrument:
@@ -222,40 +224,42 @@ def _binance_entry(entry: dict[str, Any]) -> Instrument:
 def _okx_list(payload: dict[str, Any]) -> tuple[list[Listed], list[str]]:
     if payload.get("code") != "0":
         code, message = payload.get("code"), payload.get("msg")
-        raise ValueError(f"{OKX}: not a list of instruments: code {code!r}, msg {message!r:.200}")
+        raise ValueError(
+            f"{OKX}: not a list of instruments: code {shown(code)}, msg {shown(message)}"
+        )
     swaps = [e for e in _entries(OKX, payload, "data") if e.get("instType") == "SWAP"]
-    return _read(OKX, swaps, lambda e: str(e.get("state", "")), _okx_entry)
+    return _read(OKX, swaps, lambda e: words(e.get("state")), _okx_entry)
 
 
 def _okx_entry(entry: dict[str, Any]) -> Instrument:
     native = _text(OKX, entry, "instId")
     match = _OKX_NAME.fullmatch(native)
-    if match is None or entry.get("ctType") not in ("linear", "inverse"):
-        raise ValueError(f"{OKX}: not a swap as known (instId, ctType): {entry!r:.200}")
+    if match is None or words(entry.get("ctType")) not in ("linear", "inverse"):
+        raise ValueError(f"{OKX}: not a swap as known (instId, ctType): {shown(entry)}")
     parts = _okx_parts(match["base"], match["quote"], _text(OKX, entry, "settleCcy"))
     size = _size(OKX, entry, "ctVal") * _size(OKX, entry, "ctMult")
     return Instrument(OKX, native, atlas_id(*parts), size, entry["ctType"] == "inverse")
 
 
 def _hyperliquid_list(payload: dict[str, Any]) -> tuple[list[Listed], list[str]]:
-    dex = str(payload.get("dex") or "")
+    dex = words(payload.get("dex") or "")
     meta = payload.get("meta", payload)
     if not isinstance(meta, dict):
-        raise ValueError(f"{HYPERLIQUID}: 'meta' is not an object: {meta!r:.100}")
+        raise ValueError(f"{HYPERLIQUID}: 'meta' is not an object: {shown(meta, 100)}")
     token = meta.get("collateralToken", 0)
     if not isinstance(token, int) or token not in _COLLATERAL:
         # Without its name there are no Atlas ids: that dex is left out, the others are not.
         known = ", ".join(f"{n} {name}" for n, name in _COLLATERAL.items())
         which = f"dex {dex!r}" if dex else "the main dex"
         return [], [
-            f"{HYPERLIQUID}: {which} is left out: collateral token {token!r}; known {known}"
+            f"{HYPERLIQUID}: {which} is left out: collateral token {shown(token)}; known {known}"
         ]
     collateral = _COLLATERAL[token]
 
     def read(entry: dict[str, Any]) -> Instrument:
         name = _text(HYPERLIQUID, entry, "name")
         if dex and not name.startswith(f"{dex}:"):
-            raise ValueError(f"{HYPERLIQUID}: {name!r} is not of dex {dex!r}")
+            raise ValueError(f"{HYPERLIQUID}: {shown(name)} is not of dex {shown(dex)}")
         return Instrument(HYPERLIQUID, name, atlas_id(name, collateral, collateral))
 
     def status(entry: dict[str, Any]) -> str:

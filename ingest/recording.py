@@ -13,15 +13,18 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import orjson
 
 from ingest.errors import UserError
 from ingest.instruments import Instrument
 from ingest.records import Coverage
 from ingest.venues.common import Frame
+from ingest.words import shown
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ _READ_BYTES = 1 << 18
 _SCALES = {19: 1, 16: 1_000, 13: 1_000_000}
 """ns, µs and ms since the epoch by number of digits: unambiguous from 2001-09-09 to 2286."""
 _LAST_NS = 4_102_444_800_000_000_000  # 2100
+_LINE_BYTES = 32 << 20
+_TEXT_BYTES = 1 << 20  # inflated at once: some bytes of gzip may be a thousand times as much
 _HOPELESS_LINES = 10  # bad ones before the first good one: this is no recording
 _BAD_LINES_KEPT = 100
 _BAD_LINES_LOGGED = 10
@@ -83,16 +88,18 @@ class RecordingHeader:
         """Raises ValueError for anything but an encoded header."""
         try:
             body = orjson.loads(payload)
-            instruments = tuple(Instrument(body["exchange"], **i) for i in body["instruments"])
+            own = {"exchange": body["exchange"]}
             named = body.get("covered", True)
             if isinstance(named, bool):  # as written before 0.1
                 named = None if named else []
-            covered = None if named is None else tuple(map(str, named))
-            return cls(
-                body["exchange"], body["session"], int(body["local_from"]), instruments, covered
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a recording's header ({error!r})") from error
+            body |= {"covered": named, "instruments": [i | own for i in body["instruments"]]}
+            header = msgspec.convert(body, cls)
+            sizes = [i.contract_size for i in header.instruments]
+            if not all(0 < size < inf for size in sizes) or not 0 <= header.local_from < _LAST_NS:
+                raise ValueError(f"sizes {sizes}, from {header.local_from}")
+            return header
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"not a recording's header ({shown(error)})") from error
 
 
 def coverage_line(coverage: Coverage) -> bytes:
@@ -194,7 +201,8 @@ def _read(file: BinaryIO, name: str, report: ReadReport) -> Iterator[tuple[int, 
     except OSError as error:
         raise RecordingError(f"can't read the recording {name}: {error}") from error
     if not good:
-        what = f"it starts with {first!r}" if first else "it is empty"
+        half = report.problems[0] if report.problems else "it is empty"
+        what = f"it starts with {first!r}" if first else half
         message = f"{name} is no frame recording (`<local ns> <frame>` a line): {what}"
         raise RecordingError(message)
 
@@ -214,22 +222,32 @@ def _coverage_line(payload: bytes, name: str, report: ReadReport) -> None:
     try:
         body = orjson.loads(payload)
         del body["perpflow"]
-        report.coverage.append(Coverage(**body))
+        report.coverage.append(Coverage.decode(orjson.dumps(body)))
     except (KeyError, TypeError, ValueError) as error:
         report.add_bad_line(f"{name}:{report.lines}: {error}, skipped: {payload[:80]!r}")
 
 
 def _lines(file: BinaryIO, name: str, report: ReadReport) -> Iterator[bytes]:
     """The whole lines, without their ends."""
-    half = b""
+    half: list[bytes] = []
+    size = 0
     for new_member, text in _text(file, name, report):
         if new_member:
-            yield from _last_line(half, name, report)
-            half = b""
-        lines = (half + text).split(b"\n")
-        half = lines.pop()
-        yield from lines
-    yield from _last_line(half, name, report)
+            yield from _last_line(b"".join(half), name, report)
+            half, size = [], 0
+        half.append(text)
+        size += len(text)
+        if b"\n" in text:
+            lines = b"".join(half).split(b"\n")
+            half = [lines.pop()]
+            size = len(half[0])
+            yield from lines
+        elif size > _LINE_BYTES:  # and its end will be a bad line
+            report.lines += 1
+            start = b"".join(half[:2])[:80]
+            report.add_bad_line(f"{name}:{report.lines}: no line, skipped: {start!r}")
+            half, size = [], 0
+    yield from _last_line(b"".join(half), name, report)
 
 
 def _last_line(half: bytes, name: str, report: ReadReport) -> Iterator[bytes]:
@@ -302,13 +320,13 @@ class _Member:
                 self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
             before = self._inflate.copy()
             try:
-                text = self._inflate.decompress(data)
+                text = self._inflate.decompress(data, _TEXT_BYTES)
             except zlib.error as error:
                 self._error = error
                 yield from _salvage(before, data)
                 return
             self._fed = True
-            data = self._inflate.unused_data
+            data = self._inflate.unused_data or self._inflate.unconsumed_tail
             yield text
 
 

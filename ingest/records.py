@@ -18,8 +18,12 @@ smaller `local_ts`; only punctuation moves time (DESIGN decision 3).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
+import msgspec
 import orjson
+
+from ingest.words import shown
 
 TRADES_TOPIC = "ticks.trades"
 QUOTES_TOPIC = "ticks.quotes"
@@ -43,6 +47,14 @@ LOCAL_TS = "local_ts"
 """Header of punctuation, session-start and session-end: nanoseconds since the epoch, as text."""
 
 
+T = TypeVar("T")
+_DIGITS = 20
+
+
+class BadRecord(ValueError):
+    """A control record's value, or the headers of a record, are not as described here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """From when an instrument's data is complete: the value (JSON) of a `coverage` record.
@@ -64,7 +76,8 @@ class Coverage:
 
     @classmethod
     def decode(cls, value: bytes) -> "Coverage":
-        return cls(**orjson.loads(value))
+        """Raises `BadRecord`."""
+        return _decoded(cls, value)
 
 
 OPEN, WHOLE, PARTLY, UNHEALABLE = "open", "healed", "partly", "unhealable"
@@ -103,7 +116,8 @@ class GapRecord:
 
     @classmethod
     def decode(cls, value: bytes) -> "GapRecord":
-        return cls(**orjson.loads(value))
+        """Raises `BadRecord`."""
+        return _decoded(cls, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +143,23 @@ class Source:
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> "Source":
-        return cls(headers["exchange"], headers["shard"], headers["collector"], headers["session"])
+        """Raises `BadRecord` for a record that doesn't say who wrote it."""
+        try:
+            return cls(*(headers[n] for n in ("exchange", "shard", "collector", "session")))
+        except KeyError as error:
+            raise BadRecord(f"a record without the header {error}") from error
+
+
+def integer(headers: Mapping[str, str], name: str) -> int:
+    """A header that is a number from 0 on. Raises `BadRecord`."""
+    text = headers.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) < _DIGITS):
+        raise BadRecord(f"the header {name} is {shown(text)}, not a number")
+    return int(text)
+
+
+def _decoded(kind: type[T], value: bytes) -> T:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(f"no {kind.__name__}: {shown(error)}") from error

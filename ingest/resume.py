@@ -18,6 +18,7 @@ from ingest.records import (
     OPEN,
     TRADES,
     TRADES_TOPIC,
+    BadRecord,
     Coverage,
     GapRecord,
 )
@@ -48,11 +49,12 @@ async def resume(
             if record.headers["type"] == TRADES:
                 _check(checks, record)
                 continue
-            if record.headers["type"] == COVERAGE:
-                coverage = Coverage.decode(record.value)
-                checks.covered(wanted.intersection(coverage.symbols), coverage.exchange_from)
+            control = _control(record)
+            if isinstance(control, Coverage):
+                checks.covered(wanted.intersection(control.symbols), control.exchange_from)
+            if not isinstance(control, GapRecord):
                 continue
-            gap = GapRecord.decode(record.value)
+            gap = control
             key = (gap.symbol, gap.kind, gap.exchange_ts, gap.exchange_to, gap.local_ts)
             if gap.state == OPEN:
                 opened[key] = _gap(gap)
@@ -70,6 +72,16 @@ async def resume(
                 checks.settled(gap.symbol, gap.first_missing or 0, gap.last_missing or 0)
     checks.interrupted(RESTART)
     return checks
+
+
+def _control(record: Record) -> Coverage | GapRecord | None:
+    """What a coverage or gap record says; None if it can't be read."""
+    try:
+        if record.headers["type"] == COVERAGE:
+            return Coverage.decode(record.value)
+        return GapRecord.decode(record.value)
+    except BadRecord:
+        return None
 
 
 def _check(checks: Continuity, record: Record) -> None:

@@ -28,6 +28,7 @@ from ingest.records import QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, Ga
 from ingest.symbol_watch import SymbolWatch
 from ingest.ticks import HEALED, I64, LIVE, Quotes, Trades, encode
 from ingest.venues import Frame, Notice, ParseReport, ParserState, Row, Venue
+from ingest.venues.common import TRADE_ROW
 
 PARSE_FRAMES = 64
 """Frames that are parsed at once as soon as they are there: enough to spread the cost of a call,
@@ -176,8 +177,8 @@ class Session:
         route, now = self._routes[native], self._clock.now()
         self.singles -= len(prints)  # not of the stream
         for p in prints:
-            row = (route.code, p.exchange_ms, now, p.id, p.count, p.side, p.price, p.size)
-            route.trade((*row, HEALED, 0, self.ticks))
+            row = route.code, p.exchange_ms, now, p.id, p.count, p.side, p.price, p.size
+            route.trade(TRADE_ROW.pack(*row, HEALED, 0, self.ticks))
             self.ticks += 1
         metrics.HEALED.labels(self.source.exchange).inc(len(prints))
         return self.flush()

@@ -21,6 +21,7 @@ from struct import Struct
 
 import orjson
 import structlog
+from msgspec.json import Decoder
 
 from ingest.errors import UserError
 from ingest.log import NewRecord
@@ -28,6 +29,7 @@ from ingest.log import NewRecord
 SEGMENT_BYTES = 8 << 20
 _HEAD = Struct("<II")
 _SUFFIX = ".spool"
+_head = Decoder(tuple[str, int, dict[str, str]]).decode
 
 _log = structlog.get_logger(__name__)
 
@@ -269,7 +271,11 @@ def _frames(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _records(data: bytes) -> Iterator[tuple[NewRecord, int]]:
+    """(record, bytes of its frame) of the whole frames up to the first that holds none."""
     for body, length in _frames(data):
         head, _, value = body.partition(b"\n")
-        topic, partition, headers = orjson.loads(head)
+        try:
+            topic, partition, headers = _head(head)
+        except (ValueError, RecursionError):
+            return
         yield NewRecord(topic, partition, value, headers), length

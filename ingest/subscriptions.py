@@ -13,6 +13,8 @@ from ingest.venues import Channel, Endpoint, Notice
 RETRY_S = 30.0
 """From a refusal to the first retry; doubles."""
 RETRIES = 5
+LINGER_S = 5.0
+"""From a delisting, which REST tells, until its streams are left: their last ticks may lag."""
 
 
 @dataclass(slots=True)
@@ -40,11 +42,13 @@ class Subscriptions:
     def __init__(self, endpoint: Endpoint) -> None:
         self._wanted = dict.fromkeys(endpoint.channels)
         self._expected = endpoint.acks
+        self._open = set(endpoint.channels)
         self._answers = 0
         self._asked: dict[Channel, _Asked] = {}
         self._confirmed: set[Channel] = set()
         self._ever_confirmed = False
         self._leave: list[Channel] = []
+        self._lingering: dict[Channel, float | None] = {}
         # What a request was for, where an answer names the request alone (Binance).
         self._requests: dict[str, Sequence[Channel]] = {"1": endpoint.channels}
         self._number = 1
@@ -76,26 +80,33 @@ class Subscriptions:
     def want(self, channels: Iterable[Channel]) -> None:
         """Carry these from now on."""
         wanted = dict.fromkeys(channels)
-        self._forget([channel for channel in self._wanted if channel not in wanted])
+        gone = [channel for channel in self._wanted if channel not in wanted]
+        self._forget(gone)
+        self._lingering |= dict.fromkeys(gone)
+        for channel in wanted:
+            self._lingering.pop(channel, None)
         self._leave = [channel for channel in self._leave if channel not in wanted]
         self._wanted = wanted
 
     def renew(self, channels: Iterable[Channel]) -> None:
         """Leave these and subscribe them again: they stand but send nothing."""
-        self._forget([channel for channel in channels if channel in self._confirmed])
+        standing = [channel for channel in channels if channel in self._confirmed]
+        self._leave += standing
+        self._forget(standing)
 
     def _forget(self, channels: Sequence[Channel]) -> None:
-        self._leave += channels
         self._confirmed.difference_update(channels)
         for channel in channels:
             self._asked.pop(channel, None)
 
     def acknowledged(self, notice: Notice) -> set[Channel]:
         """The subscriptions that stand now and did not before."""
-        self._answers += not self.answered
         named = (notice.channel, notice.native)
         channels = [named] if notice.channel else self._requests.get(notice.number, ())
         new = {c for c in channels if c in self._wanted} - self._confirmed
+        if not notice.channel or named in self._open:  # OKX repeats acks: they answer nothing more
+            self._open.discard(named)
+            self._answers += not self.answered
         self._confirmed |= new
         self._ever_confirmed |= bool(new)
         for channel in new:
@@ -114,6 +125,12 @@ class Subscriptions:
 
     def due(self, now: float) -> Due:
         """What to ask the venue for now that the connection stands."""
+        for channel, at in list(self._lingering.items()):
+            if at is None:
+                self._lingering[channel] = now + LINGER_S
+            elif now >= at:
+                self._leave.append(channel)
+                del self._lingering[channel]
         due = Due(leave=self._leave)
         self._leave = []
         for channel in self.refused:

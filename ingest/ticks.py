@@ -19,6 +19,7 @@ Trades                                       Quotes (top-of-book updates)
   row          int64   arrival index within the session
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, TypeVar
@@ -26,6 +27,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from ingest.words import shown
 
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
@@ -194,14 +197,52 @@ def _write(sink: pa.NativeFile, rows: pa.RecordBatch | pa.Table) -> None:
         writer.write(rows)
 
 
+def _refuse_compression(value: bytes) -> None:
+    """A compressed body may be of any size once inflated, and ours are never compressed.
+
+    Arrow's Message.fbs: of a Message `header_type` is field 1 and `header` field 2; of a
+    DictionaryBatch (2) `data`, a RecordBatch, is field 1; of a RecordBatch (3) `compression` is 3.
+    """
+    for message in pa.ipc.MessageReader.open_stream(value):
+        table = message.metadata.to_pybytes()
+        at = int.from_bytes(table[:4], "little")
+        kind, header = _field(table, at, 1), _field(table, at, 2)
+        if not kind or not header or table[kind] not in (2, 3):
+            continue
+        batch = _offset(table, header)
+        if table[kind] == 2:
+            inner = _field(table, batch, 1)
+            batch = _offset(table, inner) if inner else batch
+        if _field(table, batch, 3):
+            raise MalformedBatch("a compressed batch")
+
+
+def _field(table: bytes, at: int, number: int) -> int:
+    """Where a field of the flatbuffers table at `at` is, 0 if it is not there."""
+    vtable = at - struct.unpack_from("<i", table, at)[0]
+    size = struct.unpack_from("<H", table, vtable)[0]
+    slot = 4 + 2 * number
+    offset = struct.unpack_from("<H", table, vtable + slot)[0] if slot < size else 0
+    return at + offset if offset else 0
+
+
+def _offset(table: bytes, at: int) -> int:
+    return at + int(struct.unpack_from("<I", table, at)[0])
+
+
 def decode(kind: type[C], value: bytes) -> C:
     """The batch in a record's value. Raises `MalformedBatch`."""
     try:
-        table = pa.ipc.open_stream(value).read_all().combine_chunks()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise MalformedBatch(f"not an Arrow IPC stream: {error}") from error
-    if table.schema != kind.schema:
-        raise MalformedBatch(f"unexpected {kind.__name__} schema: {table.schema.names}")
+        _refuse_compression(value)
+        table = pa.ipc.open_stream(value).read_all()
+        if table.schema != kind.schema:
+            raise MalformedBatch(f"unexpected {kind.__name__} schema: {shown(table.schema.names)}")
+        table.validate(full=True)  # before anything reads where only its metadata says values are
+        table = table.combine_chunks()
+    except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error) as error:
+        raise MalformedBatch(f"not an Arrow IPC stream: {shown(error)}") from error
+    if any(column.null_count for column in table.columns):
+        raise MalformedBatch(f"nulls in a {kind.__name__} batch")
     if table.num_rows == 0:
         return kind.empty()
     symbol = table.column(0).chunk(0)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
+import orjson
 from tenacity import (
     AsyncRetrying,
     retry_if_exception,
@@ -151,7 +152,7 @@ async def _body(
                 async with asyncio.timeout(ANSWER_S):
                     response = await client.send(request)
                 response.raise_for_status()
-        return response.json()
+        return orjson.loads(response.content)
     except httpx.HTTPStatusError as error:
         answer = f"{error.response.status_code}: {error.response.text[:200]}"
         raise UniverseError(

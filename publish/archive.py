@@ -29,7 +29,7 @@ from publish.store import Store
 GROUP = "archive"
 WAIT_S = 0.5
 READ_BYTES = 4 << 20
-PENDING_BYTES = 192 << 20
+PENDING_BYTES = 64 << 20
 """Records held at most: beyond it flushes come as fast as they can."""
 FLUSH_S = 300.0
 SETTLE_S = 600.0
@@ -69,7 +69,8 @@ class Archive:
         self._flush_s = flush_s
         self._settle_s = settle_s
         self._now = now
-        self._threads = ThreadPoolExecutor(workers or threads_for(store), "archive")
+        self._workers = workers or threads_for(store)
+        self._threads = ThreadPoolExecutor(self._workers, "archive")
         self._stopping = asyncio.Event()
         self._work = StoreWork(self._threads, self._stopping)
         self._owners: dict[int, Ownership] = {}
@@ -216,30 +217,46 @@ class Archive:
         self._committed |= offsets
 
     async def _make_days(self, deadline: float) -> None:
-        """Make the files of days that are over; what is left at the deadline waits for a flush."""
-        now = self._now()
+        """Make the files of days that are over.
+
+        What is left at the deadline, or when a stop is asked for, waits for the next call.
+        """
+        now, asked_before = self._now(), self._stopping.is_set()
         over = datetime.fromtimestamp(now, UTC).date() - timedelta(days=1)
         due = [
             unit
             for unit, added in sorted(self._added.items())
             if unit[1] <= over and now - added >= self._settle_s and now >= self._settled(unit[1])
         ]
+
+        def in_time() -> bool:
+            return time.monotonic() < deadline and self._stopping.is_set() == asked_before
+
         # One after the other: the sessions' file of a day is made of several partitions.
         for unit in due:
-            if time.monotonic() >= deadline:
+            if not in_time() or not await self._make(unit, in_time):
                 return
-            chunks: list[Chunk] = []
-            await self._work.until_done("archive", [partial(self._read_chunks, unit, chunks)])
-            good = raw_chunks.valid(chunks)
+
+    async def _make(self, unit: Unit, in_time: Callable[[], bool]) -> bool:
+        """Make a unit's day files and delete its chunks; whether it came to the end in time."""
+        kind, day, _ = unit
+        chunks: list[Chunk] = []
+        await self._work.until_done("archive", [partial(self._read_chunks, unit, chunks)])
+        good = raw_chunks.valid(chunks)
+        left = _instruments(kind, good)
+        while left:
+            if not in_time():
+                return False
+            some, left = left[: self._workers], left[self._workers :]
             tasks = [
-                partial(make_day, self._store, of, unit[1], good, self._lateness_ns)
-                for of in _instruments(unit[0], good)
+                partial(make_day, self._store, of, day, good, self._lateness_ns) for of in some
             ]
             await self._work.until_done("archive", tasks)
-            keys = [chunk.key for chunk in chunks]
-            await self._work.until_done("archive", [partial(self._store.delete, k) for k in keys])
-            del self._added[unit]
-            metrics.RAW_DAYS.labels(unit[0]).inc(len(tasks))
+            metrics.RAW_DAYS.labels(kind).inc(len(some))
+        deletions = [partial(self._store.delete, chunk.key) for chunk in chunks]
+        await self._work.until_done("archive", deletions)
+        del self._added[unit]
+        return True
 
     def _settled(self, day: date) -> float:
         """When (Unix seconds) nothing should come for the day any more."""

@@ -28,8 +28,6 @@ WAIT_S = 0.2
 READ_BYTES = 2 << 20
 PENDING_BYTES = 64 << 20
 """Bars held at most: after a long pause flushes come as fast as they can."""
-TIDY_TASKS = 32
-"""Folds or deletions between two looks at the clock."""
 
 _log = structlog.get_logger(__name__)
 
@@ -61,7 +59,8 @@ class Publisher:
         self._every_s = min([flush_s, *self._periods.values()])
         self._now = now
         self._days = OpenDays(store, grace_s, now)
-        self._threads = ThreadPoolExecutor(workers or threads_for(store), "publisher")
+        self._workers = workers or threads_for(store)
+        self._threads = ThreadPoolExecutor(self._workers, "publisher")
         self._stopping = asyncio.Event()
         self._work = StoreWork(self._threads, self._stopping)
         self._owners: dict[int, Ownership] = {}
@@ -180,19 +179,25 @@ class Publisher:
     async def _tidy(self, deadline: float) -> None:
         """Fold days that are over and delete parts whose time is over, some at a time.
 
-        What is left at the deadline (monotonic seconds) waits for the next call: at midnight there
-        may be tens of thousands of files to make, and new bars shall not wait for them.
+        What is left at the deadline (monotonic seconds), or when a stop is asked for, waits for the
+        next call: at midnight there may be tens of thousands of files to make, and new bars shall
+        not wait for them.
         """
-        while self._to_fold and time.monotonic() < deadline:
-            some = dict(islice(self._to_fold.items(), TIDY_TASKS))
+        asked_before = self._stopping.is_set()
+
+        def in_time() -> bool:
+            return time.monotonic() < deadline and self._stopping.is_set() == asked_before
+
+        while self._to_fold and in_time():
+            some = dict(islice(self._to_fold.items(), self._workers))
             tasks = [partial(self._days.fold, *item) for item in some.items()]
             await self._work.until_done("fold", tasks)
             for series in some:
                 del self._to_fold[series]
         await self._commit_flushed()
         expired = self._days.expired()
-        while expired and time.monotonic() < deadline:
-            some_days, expired = expired[:TIDY_TASKS], expired[TIDY_TASKS:]
+        while expired and in_time():
+            some_days, expired = expired[: self._workers], expired[self._workers :]
             tasks = [partial(self._days.discard, *item) for item in some_days]
             await self._work.until_done("discard", tasks)
 

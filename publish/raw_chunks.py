@@ -90,6 +90,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 """The columns of each kind's chunks; stamps are ns since the epoch. A session's event that is about
 all instruments has the symbol ""."""
 
+_HEADERS = ("exchange", "collector")
 _EVENTS = {
     records.SESSION_START: "start",
     records.SESSION_END: "end",
@@ -146,16 +147,25 @@ def parse_key(key: str) -> tuple[str, int, date, int, int]:
 
 def tables_of(found: Sequence[Record]) -> tuple[dict[str, pa.Table], list[str]]:
     """The rows of records of one partition by kind, in the log's order; and what is malformed."""
-    batches: dict[str, list[pa.Table]] = {kind: [] for kind in SCHEMAS}
+    batches: dict[str, list[tuple[Record, Trades | Quotes]]] = {TRADES: [], QUOTES: []}
+    others: dict[str, list[pa.Table]] = {GAPS: [], SESSIONS: []}
     malformed = []
     for record in found:
         try:
-            for kind, table in _rows(record):
-                batches[kind].append(table)
+            kind = record.headers["type"]
+            if kind == records.TRADES:
+                batches[TRADES].append((record, decode(Trades, record.value)))
+            elif kind == records.QUOTES:
+                batches[QUOTES].append((record, decode(Quotes, record.value)))
+            elif kind == records.GAP:
+                others[GAPS].append(_gap(records.GapRecord.decode(record.value)))
+            elif kind in _EVENTS and record.topic == records.TRADES_TOPIC:
+                others[SESSIONS].append(_event(record, _EVENTS[kind]))
         except (MalformedBatch, KeyError, TypeError, ValueError) as error:
             where = f"{record.topic}/{record.partition} offset {record.offset}"
             malformed.append(f"{where}: {error or type(error).__name__}")
-    return {kind: pa.concat_tables(of) for kind, of in batches.items() if of}, malformed
+    tables = {kind: _ticks(kind, of) for kind, of in batches.items() if of}
+    return tables | {kind: pa.concat_tables(of) for kind, of in others.items() if of}, malformed
 
 
 def write_chunks(
@@ -244,33 +254,32 @@ def read_group(store: Store, chunk: Chunk, group: Group) -> pa.Table:
         )
 
 
-def _rows(record: Record) -> Iterator[tuple[str, pa.Table]]:
-    kind = record.headers["type"]
-    if kind == records.TRADES:
-        yield TRADES, _ticks(TRADES, decode(Trades, record.value), record)
-    elif kind == records.QUOTES:
-        yield QUOTES, _ticks(QUOTES, decode(Quotes, record.value), record)
-    elif kind == records.GAP:
-        yield GAPS, _gap(records.GapRecord.decode(record.value))
-    elif kind in _EVENTS and record.topic == records.TRADES_TOPIC:
-        yield SESSIONS, _event(record, _EVENTS[kind])
-
-
-def _ticks(kind: str, ticks: Trades | Quotes, record: Record) -> pa.Table:
-    n = len(ticks)
+def _ticks(kind: str, batches: Sequence[tuple[Record, Trades | Quotes]]) -> pa.Table:
+    """All batches as one table; columns are put together once, a record has about 100 rows."""
+    sizes = [len(ticks) for _, ticks in batches]
+    names: dict[str, int] = {}
+    codes = [
+        np.array([names.setdefault(s, len(names)) for s in ticks.symbols], np.int32)[ticks.code]
+        for _, ticks in batches
+    ]
     columns = {
-        "exchange": _same(record.headers["exchange"], n),
-        "collector": _same(record.headers["collector"], n),
-        "symbol": pa.DictionaryArray.from_arrays(ticks.code, pa.array(ticks.symbols, pa.utf8())),
+        "symbol": _coded(np.concatenate(codes), names),
+        **{of: _repeated([r.headers[of] for r, _ in batches], sizes) for of in _HEADERS},
     }
-    return pa.table(
-        [columns.get(name) or pa.array(getattr(ticks, name)) for name in SCHEMAS[kind].names],
-        schema=SCHEMAS[kind],
-    )
+    for name in SCHEMAS[kind].names:
+        if name not in columns:
+            columns[name] = np.concatenate([getattr(ticks, name) for _, ticks in batches])
+    return pa.table([columns[name] for name in SCHEMAS[kind].names], schema=SCHEMAS[kind])
 
 
-def _same(value: str, n: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), pa.array([value], pa.utf8()))
+def _repeated(values: Sequence[str], sizes: Sequence[int]) -> pa.DictionaryArray:
+    names: dict[str, int] = {}
+    codes = [names.setdefault(value, len(names)) for value in values]
+    return _coded(np.repeat(np.array(codes, np.int32), sizes), names)
+
+
+def _coded(codes: npt.NDArray[np.int32], names: Mapping[str, int]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.utf8()))
 
 
 def _gap(gap: records.GapRecord) -> pa.Table:

@@ -28,6 +28,7 @@ PREFIX = "PERPFLOW_"
 # A Kubernetes service called perpflow puts these into every pod of its namespace. A setting in a
 # section has a double underscore (PERPFLOW_METRICS__PORT), and they have none.
 _SERVICE_LINK = re.compile(r"(?!.*__)PERPFLOW\w*_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP)\w*)?)")
+_SHOWN = 200
 _SECRETS = {"password"}
 _VENUES = {field.alias for field in Venues.model_fields.values()}
 
@@ -65,11 +66,13 @@ def _from_file(config: Path | None) -> Layer:
     path = config or DEFAULT_FILE
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {name: (value, str(path)) for name, value in _leaves(document)}
     except OSError as error:
         raise SettingsError(f"{path}: can't read the settings file: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not a TOML file: {error}") from None
-    return {name: (value, str(path)) for name, value in _leaves(document)}
+    except RecursionError:
+        raise SettingsError(f"{path}: not settings: nested too deeply") from None
 
 
 def _leaves(table: Mapping[str, Any], prefix: SettingPath = ()) -> Iterator[tuple[Any, Any]]:
@@ -141,7 +144,11 @@ def _line(location: tuple[int | str, ...], kind: str, message: str, layers: Laye
     text = message.removeprefix("Value error, ").replace("Input should", "should")
     text = re.sub(r"should be a valid dictionary.*", "should be a table of settings", text)
     value = layers[path][0] if path in layers and path[-1] not in _SECRETS else None
-    given = f" (given: {redacted(json.dumps(value, default=str))})" if value is not None else ""
+    given = (
+        f" (given: {redacted(json.dumps(value, default=str))[:_SHOWN]})"
+        if value is not None
+        else ""
+    )
     return f"{name}{where}: {text}{given}"
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import bench_rivals, market
+from benchmarks import bench_rivals, flow_table, market
 from ingest.ticks import Quotes, Trades
 
 
@@ -35,7 +35,29 @@ def test_the_scale_shortens_the_day_and_keeps_the_rate(monkeypatch):
     assert np.ptp(trades.exchange_ts) / 1e9 <= 86.4
 
 
+def test_a_process_a_core_makes_the_table_of_one_core_to_the_last_bit():
+    trades = market.trades(20_000, 30, 90)
+    workers = flow_table.Workers(trades, 2)
+    try:
+        assert workers.run() > 0
+        want = flow_table.flow_table(trades).sorted()
+        workers.check(want)
+        want["flow_entropy"][0] += 1e-16
+        with pytest.raises(RuntimeError, match="process 0"):
+            workers.check(want)
+    finally:
+        workers.close()
+
+
+def test_parts_of_the_market_go_on_where_the_one_before_ended():
+    first, second = (market.part(market.START + at, 60, 3000, 5) for at in (0, 60))
+    for before, after in zip(first, second, strict=True):
+        assert before.local_ts[-1] < after.local_ts[0]
+    for code in range(5):
+        assert first[0].id[first[0].code == code].max() < second[0].id[second[0].code == code].min()
+
+
 def test_every_rival_form_computes_what_ours_does():
     """Polars and DuckDB as oracles of flow's 36 columns; raises for the first that differs."""
     results = bench_rivals._compare("flow", market.trades(20_000, 30, 90), 1.0)
-    assert len(results) == 7 + 2 + 2
+    assert len(results) == 7 + 2 + 3

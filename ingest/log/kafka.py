@@ -58,6 +58,7 @@ WAIT_BYTES = 1 << 20
 """Fetched of each partition that `wait` finds records in; `read` starts with them."""
 LONG_POLL_S = 5.0
 BEYOND_S = 0.05
+LAST_COMMITS_S = 0.5
 
 
 @dataclass(slots=True)
@@ -79,6 +80,7 @@ class KafkaLog(Log):
         self._closed = False
         self._producer = Producer(options)
         self._owners = kafka_owner.Owners(options, self._name)
+        self._commits: set[asyncio.Future[None]] = set()
         self._counts: dict[str, int] = {}
         self._held: dict[At, _Held] = {}
         self._written: dict[At, int] = {}  # the offset after the last record written here
@@ -206,6 +208,8 @@ class KafkaLog(Log):
         # A transaction that has begun is ended, also if the caller is cancelled.
         work = asyncio.ensure_future(self._commit(owner, raw, at, state or {}, offsets or {}))
         work.add_done_callback(seen)
+        self._commits.add(work)
+        work.add_done_callback(self._commits.discard)
         await asyncio.shield(work)
 
     async def _commit(
@@ -265,8 +269,13 @@ class KafkaLog(Log):
         if self._closed:
             return
         self._closed = True
+        if self._commits:  # of callers that were cancelled
+            await asyncio.wait(self._commits, timeout=LAST_COMMITS_S)
+        for work in self._commits:
+            work.cancel()
         # Side by side: where no broker answers each of them takes some seconds.
         await asyncio.gather(self._producer.close(), self._owners.close())
+        await asyncio.gather(*self._commits, return_exceptions=True)
         if self._client is not None:
             await self._client.close()
 

@@ -28,7 +28,7 @@ from ingest.log import kafka_reasons
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_reasons import bootstrapped, cause
 
-RETRY_S = 60.0
+RETRY_S = 600.0
 """How long reading outlives a broker that is down or a partition without a leader."""
 BACKOFF_S = 0.1
 FETCH_BYTES = 32 << 20

@@ -44,7 +44,7 @@ HEARTBEATS = 8
 """In a session: so many have to be missed, one after another, to be given up for dead."""
 MAX_POLL_S = 300.0
 """A process that beats but has not asked for its share for so long is stuck, and leaves."""
-LEAVE_S = 2.0
+LEAVE_S = 1.0
 _CONSUMER = "consumer"
 _STRATEGY = "perpflow-sticky"
 _EXPELLED = (errors.UnknownMemberIdError, errors.IllegalGenerationError)

@@ -27,8 +27,9 @@ TRANSACTION_TIMEOUT_MS = 120_000
 START_S = 60.0
 """For a producer's id, from brokers that answer. A transaction's coordinator may be moving."""
 ABORT_S = 10.0
-STOP_S = 4.0
+STOP_S = 2.0
 """For what is under way when a producer is closed: a daemon stops within 10 s."""
+CANCEL_S = 0.5
 RETRY_MS = 100
 
 _NO_ANSWER = (errors.NodeNotReadyError, errors.RequestTimedOutError, errors.KafkaConnectionError)
@@ -239,9 +240,17 @@ async def _trouble(
 async def _stopped(producer: AIOKafkaProducer) -> None:
     """Stop it; what is still under way gets some seconds."""
     try:
-        await asyncio.wait_for(producer.stop(), STOP_S)
+        await asyncio.wait_for(producer.flush(), STOP_S)
+        await producer.stop()
     except (TimeoutError, errors.KafkaError):
+        producer._closed = True  # its `stop` would wait on
         await producer.client.close()
+        with contextlib.suppress(TimeoutError, errors.KafkaError):
+            await asyncio.wait_for(producer._sender.close(), CANCEL_S)
+    except asyncio.CancelledError:
+        producer._closed = True
+        await producer.client.close()
+        raise
 
 
 async def _send(

@@ -6,7 +6,6 @@ connection is tried once more, by itself, and its failure put in words.
 
 import asyncio
 import contextlib
-import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from aiokafka import errors
 from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
+import ingest.log.kafka_library  # noqa: F401
 from ingest.log import LogError
 from ingest.log.kafka_options import KafkaOptions
 
@@ -23,10 +23,6 @@ TRY_S = 5.0
 """How long one broker has to answer when the reason is looked for."""
 SAY_S = 10.0
 """What waits this long for Kafka says so, and why, and again each time it has passed."""
-
-# What it would say, and repeats ten times a second while brokers are away, is said here. And at
-# DEBUG it writes PLAIN passwords.
-logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -147,4 +143,4 @@ def seen(work: "asyncio.Future[Any]") -> None:
 
 def say(what: str, waited_s: float, reason: str | None) -> None:
     """Log that something waits for Kafka, and why if that is known."""
-    _log.warning("waiting for Kafka", what=what, seconds=round(waited_s), cause=reason)
+    _log.warning("waiting for Kafka", what=what, seconds=round(waited_s), reason=reason)

@@ -11,16 +11,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
+from msgspec.json import Decoder
 
-from ingest.log import TopicPartition
+from ingest.log import LogError, TopicPartition
+from ingest.words import shown
 
 PART_BYTES = 512 * 1024
 _PARTS = "parts"
+
+_COUNT_DIGITS = 9
+_keys = Decoder(list[str | int | None]).decode
+_offsets = Decoder(list[tuple[str, int, int]]).decode
 
 Headers = Sequence[tuple[str, bytes]]
 Raw = tuple[bytes | None, bytes | None, Headers]
 """A record's key, value (None: the key is gone) and headers."""
 Offsets = dict[TopicPartition, int]
+
+
+class BadState(LogError):
+    """What is on the state topic is not what `encode` writes."""
 
 
 @dataclass(slots=True)
@@ -69,26 +79,52 @@ def fold(records: Iterable[Raw], group: str) -> OwnerState:
     parts: dict[tuple[str, int], tuple[bytes, int]] = {}
     owner = OwnerState()
     for raw, value, headers in records:
-        name, *rest = orjson.loads(raw or b"[null]")
+        name, key, n = _key(raw)
         if name != group:
             continue
-        if not rest:
+        if key is None:
             owner.offsets = read_offsets(value)
         elif value is None:
-            parts.pop((rest[0], rest[1]), None)
+            parts.pop((key, n), None)
         else:
-            parts[rest[0], rest[1]] = value, int(dict(headers).get(_PARTS, b"0"))
+            parts[key, n] = value, _count(headers)
     for (key, n), (_, count) in parts.items():
         if n == 0:
+            if not all((key, i) in parts for i in range(min(count, len(parts) + 1))):
+                raise BadState(f"state {key!r} of group {group}: of {count} parts some are missing")
             owner.values[key] = b"".join(parts[key, i][0] for i in range(count))
     return owner
 
 
 def group_of_offsets(key: bytes | None) -> str | None:
     """The group of an offsets record's key; None for other records."""
-    name, *rest = orjson.loads(key or b"[null]")
-    return None if rest else name
+    name, state_key, _ = _key(key)
+    return name if state_key is None else None
 
 
 def read_offsets(value: bytes | None) -> Offsets:
-    return {(topic, partition): at for topic, partition, at in orjson.loads(value or b"[]")}
+    """Raises `BadState`."""
+    try:
+        return {(topic, partition): at for topic, partition, at in _offsets(value or b"[]")}
+    except (ValueError, RecursionError) as error:
+        raise BadState(f"offsets on the state topic can't be read: {shown(error)}") from error
+
+
+def _key(raw: bytes | None) -> tuple[str | None, str | None, int]:
+    """(group, state key, part); of offsets the key is None, of a record without a key the group."""
+    try:
+        match _keys(raw or b"[null]"):
+            case [str() | None as group]:
+                return group, None, 0
+            case [str() as group, str() as key, int() as n]:
+                return group, key, n
+    except (ValueError, RecursionError) as error:
+        raise BadState(f"a key of the state topic can't be read: {shown(error)}") from error
+    raise BadState(f"a key of the state topic can't be read: {shown(raw)}")
+
+
+def _count(headers: Headers) -> int:
+    text = dict(headers).get(_PARTS, b"0")
+    if not text.isdigit() or len(text) > _COUNT_DIGITS:
+        raise BadState(f"of how many parts a state is can't be read: {shown(text)}")
+    return int(text)

@@ -1,6 +1,7 @@
 """What goes wrong with connections: a seeded or written script of faults, played by the simulator.
 
-    SILENT      streams stop without a word; subscribing them again is acknowledged, nothing sent
+    SILENT      streams stop without a word, subscribed as before; subscribing them again is
+                acknowledged, nothing sent
     HALF_OPEN   the connection stays up, but nothing is read or sent any more
     CLOSE       closed with `code`; 1006 breaks the TCP connection without a close frame
     REFUSE      subscriptions are answered with the venue's error
@@ -158,7 +159,6 @@ class ConnectionFaults:
                 self.hits[REFUSE, connection.exchange] += len(_answers(refused))
                 continue
             kept = [k for k in action.keys if not any(f.matches(k) for f in silent)]
-            connection.session.keys.difference_update(set(action.keys) - set(kept))
             out.append(Subscribe(tuple(kept)))
         return out
 

@@ -22,7 +22,7 @@ from ingest.simulator.venue_feed import VenueFeed
 
 _STEP_EVENTS = 1_000  # of a feed, sent between two looks at the clients, when time is free
 _LONGEST_SLEEP = 0.02
-_LONGEST_STEP = 0.05  # seconds made up for between two looks at the clients
+_LONGEST_STEP = 0.02  # real seconds that market time moves on between two looks at the clients
 _HOUSEKEEPING = 0.5
 
 
@@ -85,7 +85,7 @@ class Simulator:
         }
         self._connections: set[Connection] = set()
         self._trouble = connection_faults or ConnectionFaults()
-        self._trouble.attach(self._unsubscribe_silently)
+        self._trouble.attach(self._unsubscribe)
         self._subscribed = 0
         self._changed = asyncio.Event()
         self._port = port
@@ -215,13 +215,10 @@ class Simulator:
     def _unsubscribe(self, connection: Connection, keys: Sequence[str] | set[str]) -> None:
         venue = self._venues[connection.exchange]
         for key in keys:
-            venue.listeners[key].remove(connection)
-            self._subscribed -= key in venue.feed.keys
+            if connection in (listeners := venue.listeners.get(key, [])):
+                listeners.remove(connection)
+                self._subscribed -= key in venue.feed.keys
         self._subscriptions_changed()
-
-    def _unsubscribe_silently(self, connection: Connection, keys: Sequence[str]) -> None:
-        connection.session.keys.difference_update(keys)
-        self._unsubscribe(connection, keys)
 
     def _subscriptions_changed(self) -> None:
         self._changed.set()

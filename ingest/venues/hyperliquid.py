@@ -19,8 +19,10 @@ from ingest.venues.common import (
     BAD_FRAME,
     FIRST_MS,
     LAST_MS,
-    MAX_ID,
+    QUOTE_ROW,
     SUBSCRIBE,
+    TRADE_ROW,
+    UNREAD,
     Channel,
     Endpoint,
     Frame,
@@ -30,10 +32,12 @@ from ingest.venues.common import (
     Route,
     Row,
     Venue,
+    decoded,
     reason_of,
     trade_channel,
     unroutable,
 )
+from ingest.words import words
 
 TRADE_CHANNELS = ("trades",)
 _SIDES = {"B": BUY, "A": SELL}
@@ -53,24 +57,22 @@ def parse(
     updated; without one the frames are taken as a connection's first.
     """
     state = state or ParserState()
-    for frame in frames:
-        payload = frame[1]
+    for frame, message in decoded(frames):
         try:
-            message = orjson.loads(payload)
             channel = message["channel"]
             if channel == "bbo":
                 row = _bbo(message["data"], routes, frame, row, report)
             elif channel == "trades":
                 row = _trades(message["data"], routes, frame, row, report, state)
             else:
-                _other(channel, message, report, state)
-        except orjson.JSONDecodeError:
-            if payload == _GREETING:
+                _other(channel, message, routes, report, state)
+        except BAD_FRAME:
+            if message is not UNREAD:
+                report.add_malformed("not a Hyperliquid frame", *frame)
+            elif frame[1] == _GREETING:
                 report.ignored += 1
             else:
                 report.add_malformed("not JSON", *frame)
-        except BAD_FRAME:
-            report.add_malformed("not a Hyperliquid frame", *frame)
     report.frames += len(frames)
     return row
 
@@ -113,10 +115,10 @@ def _trade_row(fill: dict[str, Any], code: int, local_ns: int, origin: int, row:
     if "_" in price + size or side not in _SIDES:
         raise ValueError
     price, size = float(price), float(size)
-    # `|` takes nothing but integers; times 0 is 0 for finite numbers only.
-    if not (FIRST_MS < ms < LAST_MS and 0 <= (ms | tid) <= MAX_ID) or (price + size) * 0.0 != 0.0:
+    # Times 0 is 0 for finite numbers only.
+    if not FIRST_MS < ms < LAST_MS or tid < 0 or (price + size) * 0.0 != 0.0:
         raise ValueError
-    return code, ms, local_ns, tid, 1, _SIDES[side], price, size, origin, 0, row
+    return TRADE_ROW.pack(code, ms, local_ns, tid, 1, _SIDES[side], price, size, origin, 0, row)
 
 
 def _bbo(
@@ -125,16 +127,17 @@ def _bbo(
     try:
         coin, ms = data["coin"], data["time"]
         bid, bid_size, ask, ask_size = _sides(data["bbo"])
-        if not FIRST_MS < (ms | 0) < LAST_MS:
+        if not FIRST_MS < ms < LAST_MS:
             raise ValueError
         route = routes.get(coin)
+        if route is None:
+            unroutable(coin, "bbo", report, frame)
+            return row
+        quote = route.code, ms, frame[0], 0, bid, bid_size, ask, ask_size, row
+        route.quote(QUOTE_ROW.pack(*quote))
     except BAD_FRAME as error:
         report.add_malformed(reason_of("bbo", error), *frame)
         return row
-    if route is None:
-        unroutable(coin, "bbo", report, frame)
-        return row
-    route.quote((route.code, ms, frame[0], 0, bid, bid_size, ask, ask_size, LIVE, row))
     report.quotes += 1
     return row + 1
 
@@ -158,20 +161,26 @@ def _level(side: dict[str, str] | None) -> tuple[float, float]:
     return level
 
 
-def _other(channel: str, message: dict[str, Any], report: ParseReport, state: ParserState) -> None:
+def _other(
+    channel: str,
+    message: dict[str, Any],
+    routes: Mapping[str, Route],
+    report: ParseReport,
+    state: ParserState,
+) -> None:
     if channel == "subscriptionResponse":
         data = message["data"]
         what = data["subscription"]
         # Echoed with more fields than were sent: type and coin identify it (§3.1).
-        name, coin = str(what["type"]), str(what.get("coin", ""))
+        name, coin = words(what["type"]), words(what.get("coin"))
         if data.get("method") != "subscribe":
             report.ignored += 1
             return
         report.notices.append(Notice("ack", name, coin))
-        if name == "trades":
+        if name == "trades" and coin in routes:
             state.subscribed(coin)
     elif channel == "error":
-        report.notices.append(_refusal(str(message.get("data", ""))))
+        report.notices.append(_refusal(words(message.get("data"))))
     elif channel == "pong":
         report.notices.append(Notice("pong"))
     else:
@@ -184,7 +193,7 @@ def _refusal(text: str) -> Notice:
     named = text[text.find("{") :] if "{" in text else "{}"
     try:
         subscription = orjson.loads(named)
-        names = str(subscription.get("type", "")), str(subscription.get("coin", ""))
+        names = words(subscription.get("type")), words(subscription.get("coin"))
     except BAD_FRAME:
         names = "", ""
     return Notice(kind, *names, text=text)

@@ -21,8 +21,10 @@ from ingest.venues.common import (
     FIRST_MS,
     LAST_MS,
     MAX_COUNT,
-    MAX_ID,
+    QUOTE_ROW,
     SUBSCRIBE,
+    TRADE_ROW,
+    UNREAD,
     Channel,
     Endpoint,
     Frame,
@@ -32,10 +34,12 @@ from ingest.venues.common import (
     Route,
     Row,
     Venue,
+    decoded,
     reason_of,
     trade_channel,
     unroutable,
 )
+from ingest.words import words
 
 TRADE_CHANNELS = ("trades-all", "trades")
 _PATHS = {"bbo-tbt": "/ws/v5/public", "trades": "/ws/v5/public", "trades-all": "/ws/v5/business"}
@@ -59,10 +63,8 @@ def parse(
     Never raises for what a frame holds: see `ParseReport`. `state` is not used: a push after
     subscribing is the market's, however old.
     """
-    for frame in frames:
-        payload = frame[1]
+    for frame, message in decoded(frames):
         try:
-            message = orjson.loads(payload)
             arg = message.get("arg")
             if arg is None or "event" in message:
                 _other(message, report)
@@ -76,13 +78,13 @@ def parse(
                 unroutable(arg["instId"], arg["channel"], report, frame)
                 continue
             row = read(message["data"], route, frame, row, report)
-        except orjson.JSONDecodeError:
-            if payload == b"pong":
+        except BAD_FRAME:
+            if message is not UNREAD:
+                report.add_malformed("not an OKX frame", *frame)
+            elif frame[1] == b"pong":
                 report.notices.append(Notice("pong"))
             else:
                 report.add_malformed("not JSON", *frame)
-        except BAD_FRAME:
-            report.add_malformed("not an OKX frame", *frame)
     report.frames += len(frames)
     return row
 
@@ -108,11 +110,13 @@ def _trade_row(fill: dict[str, Any], code: int, local_ns: int, row: int) -> Row:
         raise ValueError
     price, size, ms, trade_id, count = float(price), float(size), int(ms), int(trade_id), int(count)
     if (
-        not (FIRST_MS < ms < LAST_MS and 0 <= trade_id <= MAX_ID and 0 < count <= MAX_COUNT)
+        not (FIRST_MS < ms < LAST_MS and trade_id >= 0 and 0 < count <= MAX_COUNT)
         or (price + size) * 0.0 != 0.0
     ):
         raise ValueError
-    return code, ms, local_ns, trade_id, count, _SIDES[side], price, size, LIVE, 0, row
+    return TRADE_ROW.pack(
+        code, ms, local_ns, trade_id, count, _SIDES[side], price, size, LIVE, 0, row
+    )
 
 
 def _quotes(data: list[Any], route: Route, frame: Frame, row: int, report: ParseReport) -> int:
@@ -132,11 +136,11 @@ def _quote_row(book: dict[str, Any], code: int, local_ns: int, row: int) -> Row:
     if "_" in ms:
         raise ValueError
     ms = int(ms)
-    if not (FIRST_MS < ms < LAST_MS and 0 <= (ms | sequence) <= MAX_ID):
+    if not FIRST_MS < ms < LAST_MS or sequence < 0:
         raise ValueError
     bid, bid_size = _level(book["bids"])
     ask, ask_size = _level(book["asks"])
-    return code, ms, local_ns, sequence, bid, bid_size, ask, ask_size, LIVE, row
+    return QUOTE_ROW.pack(code, ms, local_ns, sequence, bid, bid_size, ask, ask_size, row)
 
 
 def _level(side: list[list[str]]) -> tuple[float, float]:
@@ -162,10 +166,10 @@ def _other(message: dict[str, Any], report: ParseReport) -> None:
     """An event of the connection; a REST body or any other message is ignored."""
     event = message.get("event")
     arg = message.get("arg") or {}
-    names = str(arg.get("channel", "")), str(arg.get("instId", ""))
-    text = f"{message.get('code', '')} {message.get('msg', '')}".strip()
+    names = words(arg.get("channel")), words(arg.get("instId"))
+    text = f"{words(message.get('code'))} {words(message.get('msg'))}".strip()
     if event == "subscribe":
-        report.notices.append(Notice("ack", *names, number=str(message.get("id", ""))))
+        report.notices.append(Notice("ack", *names, number=words(message.get("id"))))
     elif event == "error":
         named = _REFUSED.search(text)
         channel, native = named.groups() if named else names

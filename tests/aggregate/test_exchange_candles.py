@@ -16,6 +16,7 @@ from aggregate.intervals import EXCHANGE
 from aggregate.shard import END, Rules, ShardAggregator
 from ingest.batches import Universe, trades_batch
 from ingest.instruments import instrument_by_name, instruments_from
+from ingest.venues.common import TRADE_ROW
 from tests.aggregate.helpers import collect
 from tests.ingest.parsing import cryptofeed_frames, parse_frames, recorded
 
@@ -120,7 +121,7 @@ def okx_bars():
             side = 1 if trade["side"] == "buy" else -1
             price, size = float(trade["price"]), float(trade["size"])
             row = (0, ms, ms * 1_000_000, int(trade["trade_id"]), 1, side, price, size, 0, 0)
-            rows.append((*row, len(rows)))
+            rows.append(TRADE_ROW.pack(*row, len(rows)))
     trades = trades_batch(Universe([instrument]), rows)
     assert len(trades) == 276 + 242 + 1134
     made = bars_of(OKX, trades)

@@ -236,17 +236,21 @@ class MarketTime:
 
 async def run(script: Plan, log: Log, directory: Path, lateness_ns: int) -> Simulator:
     """Collect until the market has ended and its gaps are healed; `lateness_ns` has passed too."""
-    streams = sum(2 * (len(natives) - 1) for natives in NATIVES.values())
+    made: list[Collector] = []
+
+    def standing() -> int:
+        return int(len(made) == len(EXCHANGES) and all(c.subscribed for c in made))
+
     async with Simulator(
         {exchange: feed_of(script, exchange) for exchange in EXCHANGES},
         speed=script.speed,
-        streams=streams,
+        not_before_ns=1,
+        wall=standing,
         connection_faults=script.connections,
         faults=script.data,
         changes=script.changes,
     ) as simulator:
         now = MarketTime(simulator)
-        made: list[Collector] = []
         keepers = [_keeper(e, simulator, log, directory, now, made) for e in EXCHANGES]
         running = [asyncio.create_task(keeper.run()) for keeper in keepers]
         await _or_failure(simulator.finished.wait(), running)

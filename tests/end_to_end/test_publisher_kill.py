@@ -72,6 +72,8 @@ async def test_killed_at_named_points(
     points = points_of(seed, kind == "s3")
     with polled(store, all_series()) as looks:
         for day, (point, number) in enumerate(points):
+            if point == WIDEN:  # of the days before there must be files
+                await publish_to_the_end(log, store, 60)
             await log.append(round_of(day))
             code = await asyncio.to_thread(
                 publish_until_killed, log.path, url, endpoint, point, number, 60.0

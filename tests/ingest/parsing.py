@@ -11,7 +11,7 @@ import pytest
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.instruments import Instrument, atlas_id
 from ingest.ticks import Quotes, Trades
-from ingest.venues import Frame, ParseReport, ParserState, venue
+from ingest.venues import Frame, ParseReport, ParserState, Row, venue
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 ARRIVAL = 1_791_269_850_000_000_000
@@ -40,8 +40,8 @@ def parse_frames(
     state: ParserState | None = None,
 ) -> Parsed:
     universe = Universe(instruments)
-    trades: list[list[tuple[object, ...]]] = [[]]
-    quotes: list[list[tuple[object, ...]]] = [[]]
+    trades: list[list[Row]] = [[]]
+    quotes: list[list[Row]] = [[]]
     report = ParseReport()
     parse = venue(instruments[0].exchange).parse
     end = parse(frames, universe.routes(trades, quotes), row, report, state)

@@ -5,7 +5,9 @@ import pytest
 
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.instruments import OKX, Instrument, partition_of
-from ingest.ticks import BACKLOG, LIVE, SELL, Quotes, Trades, decode, encode
+from ingest.ticks import BACKLOG, SELL, Quotes, Trades, decode, encode
+from ingest.venues import Row
+from ingest.venues.common import QUOTE_ROW, TRADE_ROW
 from tests.ingest.parsing import ARRIVAL, columns, instrument
 
 LINEAR = instrument(OKX, "BTC-USDT-SWAP", contract_size=0.01)
@@ -14,12 +16,12 @@ COIN = instrument(OKX, "DOGE-USDT-SWAP")
 MS = ARRIVAL // 1_000_000
 
 
-def trade_row(code: int, price: float, size: float, row: int = 0) -> tuple[object, ...]:
-    return code, MS, ARRIVAL, 2**62, 7, SELL, price, size, BACKLOG, 1, row
+def trade_row(code: int, price: float, size: float, row: int = 0) -> Row:
+    return TRADE_ROW.pack(code, MS, ARRIVAL, 2**62, 7, SELL, price, size, BACKLOG, 1, row)
 
 
-def quote_row(code: int, bid: float, ask: float, size: float = 2.0) -> tuple[object, ...]:
-    return code, MS, ARRIVAL, 2**62, bid, size, ask, size, LIVE, 2**40
+def quote_row(code: int, bid: float, ask: float, size: float = 2.0) -> Row:
+    return QUOTE_ROW.pack(code, MS, ARRIVAL, 2**62, bid, size, ask, size, 2**40)
 
 
 def test_trades_in_base_and_quote_units() -> None:
@@ -89,14 +91,14 @@ def test_columns_have_the_schemas_types_and_outlive_the_rows() -> None:
 def test_routes_lead_to_the_instruments_partition() -> None:
     instruments = [instrument(OKX, f"C{i}-USDT-SWAP") for i in range(20)]
     universe = Universe(instruments)
-    trades: list[list[tuple[object, ...]]] = [[] for _ in range(4)]
-    quotes: list[list[tuple[object, ...]]] = [[] for _ in range(4)]
+    trades: list[list[Row]] = [[] for _ in range(4)]
+    quotes: list[list[Row]] = [[] for _ in range(4)]
     for route in universe.routes(trades, quotes).values():
-        route.trade((route.code,))
-        route.quote((route.code,))
+        route.trade(bytes([route.code]))
+        route.quote(bytes([route.code]))
     assert trades == quotes
     for code, contract in enumerate(instruments):
-        assert (code,) in trades[partition_of(OKX, contract.symbol, 4)]
+        assert bytes([code]) in trades[partition_of(OKX, contract.symbol, 4)]
     with pytest.raises(ValueError, match="4 trade lists but 1 quote lists"):
         universe.routes(trades, quotes[:1])
 

@@ -161,7 +161,7 @@ async def test_a_subscription_that_is_acknowledged_but_silent_is_found(
             assert "replaced" in await scene.events()
             assert "disconnected" not in await scene.events()
     silent = [e for e in told if e["event"].startswith("channel silent")]
-    assert {e["channel"] for e in silent} == {"trades"}
+    assert "trades" in {e["channel"] for e in silent}
 
 
 async def test_a_channel_that_falls_silent_is_subscribed_anew_and_the_other_goes_on(

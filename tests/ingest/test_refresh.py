@@ -9,7 +9,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import limits, metrics
+from ingest import limits, metrics, subscriptions
 from ingest.batches import Universe
 from ingest.changes import changes
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
@@ -34,6 +34,11 @@ log = test_keeper.log
 def events(records: Sequence[Record]) -> list[dict[str, str]]:
     found = [orjson.loads(r.value) for r in records if r.headers["type"] == "event"]
     return [e for e in found if "native" in e]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriptions, "LINGER_S", 0.2)
 
 
 def connections_opened(exchange: str) -> float:

@@ -51,6 +51,7 @@ class Driven:
         self.partitions = partitions
         self.notices: list[Notice] = []
         self.found: list[Gap] = []
+        self.covered: list[Coverage] = []
         self.universe = Universe(instruments())
         self.session = Session(
             Source(exchange, exchange, "c1", "1"),
@@ -60,6 +61,7 @@ class Driven:
             self.clock,
             batch_rows,
             found=self.found.append,
+            covered=self.covered.append,
         )
         self.records: list[NewRecord] = self.session.start()
 
@@ -178,6 +180,23 @@ def test_coverage_comes_once_with_the_first_live_tick_after_subscribing_and_befo
         "coverage",
         "trades",
     ]
+
+
+def test_what_is_covered_is_told_as_it_goes_to_the_log() -> None:
+    driven = Driven(partitions=1)
+    local_from = driven.clock.now()
+    driven.session.subscribed(["BTCUSDT", "ETHUSDT"], local_from)
+    driven.session.subscribed(["1000PEPEUSDT"], local_from, anew=True)
+    assert driven.covered == []
+    driven.receive(trade(1, ms=MS + 5))
+    driven.take(driven.session.flush())
+    on_log = [Coverage.decode(r.value) for r in driven.records
+              if r.headers["type"] == "coverage" and r.topic == TRADES_TOPIC]  # fmt: skip
+    told = [(sorted(c.symbols), c.exchange_from, c.anew) for c in driven.covered]
+    assert told == [(sorted(c.symbols), c.exchange_from, c.anew) for c in on_log]
+    btc, eth, pepe = (i.symbol for i in instruments())
+    stamp = (MS + 5) * 1_000_000
+    assert told == [(sorted([btc, eth]), stamp, False), ([pepe], stamp, True)]
 
 
 def test_coverage_of_an_exchange_clock_behind_ours_starts_at_arrival() -> None:

@@ -1,6 +1,6 @@
 """ingest/subscriptions.py: what comes, goes, is refused and is asked for again."""
 
-from ingest.subscriptions import RETRIES, RETRY_S, Due, Subscriptions
+from ingest.subscriptions import LINGER_S, RETRIES, RETRY_S, Due, Subscriptions
 from ingest.venues import Endpoint, Notice
 
 A, B, C = (("trades", name) for name in "ABC")
@@ -14,13 +14,25 @@ def acked(*channels: tuple[str, str]) -> Subscriptions:
     return subscriptions
 
 
+def test_an_ack_that_is_repeated_or_was_not_asked_for_answers_nothing() -> None:
+    subscriptions = Subscriptions(Endpoint("/", (), (A, B), acks=2))
+    assert subscriptions.acknowledged(Notice("ack", *A)) == {A}
+    for channel in (A, A, C):
+        assert subscriptions.acknowledged(Notice("ack", *channel)) == set()
+    assert not subscriptions.answered
+    assert subscriptions.acknowledged(Notice("ack", *B)) == {B}
+    assert subscriptions.answered
+
+
 def test_what_comes_and_goes_is_asked_for_once() -> None:
     subscriptions = acked(A, B)
     assert subscriptions.answered
     assert not subscriptions.due(1.0)
     subscriptions.want([B, C])
-    assert subscriptions.due(1.0) == Due(leave=[A], new=[C])
-    assert not subscriptions.due(1.0)
+    assert subscriptions.due(1.0) == Due(new=[C])
+    assert not subscriptions.due(LINGER_S)
+    assert subscriptions.due(1.0 + LINGER_S) == Due(leave=[A])  # its last ticks may be behind
+    assert not subscriptions.due(2.0 + LINGER_S)
     assert subscriptions.confirmed == {B}
     assert subscriptions.acknowledged(Notice("ack", *C)) == {C}
     assert subscriptions.acknowledged(Notice("ack", *A)) == set()
@@ -33,6 +45,8 @@ def test_what_goes_and_comes_back_at_once_is_not_left() -> None:
     subscriptions.want([])
     subscriptions.want([A])
     assert subscriptions.due(1.0) == Due(new=[A])
+    subscriptions.acknowledged(Notice("ack", *A))
+    assert not subscriptions.due(2.0 + LINGER_S)
 
 
 def test_what_is_subscribed_anew_is_left_first() -> None:

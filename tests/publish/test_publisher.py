@@ -327,7 +327,6 @@ async def test_a_day_that_is_over_writes_every_interval(log: Log, files: Store) 
 async def test_new_bars_do_not_wait_for_folds_and_a_kill_forgets_none(
     log: Log, files: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("publish.publisher.TIDY_TASKS", 1)
     monkeypatch.setattr("publish.retries.RETRY_S", (0.01, 0.01))
     symbols = [f"perpetual-{i}-USDT:USDT" for i in range(4)]
     fold, folded = partitions.fold, []
@@ -340,7 +339,7 @@ async def test_new_bars_do_not_wait_for_folds_and_a_kill_forgets_none(
         raise StoreError("s3 is away")  # the rest never get done here
 
     monkeypatch.setattr("publish.open_days.fold", slow)
-    running = asyncio.create_task(Publisher(log, files, flush_s=0.2).run())
+    running = asyncio.create_task(Publisher(log, files, flush_s=0.2, workers=1).run())
     await log.append([bars([MIDNIGHT - 60], symbols), closed("2026-11-20", symbols)])
     await until(lambda: len(folded) == 1)
     await log.append([bars([MIDNIGHT], symbols)])

@@ -14,6 +14,7 @@ from ingest.simulator.feeds import stream_key
 from ingest.simulator.listings import BINANCE, DEFAULT_NATIVES, HYPERLIQUID, OKX
 from ingest.ticks import BACKLOG
 from ingest.venues import Frame, ParseReport, ParserState, Row, venue
+from ingest.venues.common import TRADE_ROW
 from tests.ingest.simulating import START, Client, eventually
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -54,8 +55,9 @@ def test_a_span_is_a_whole_recording_that_parses(exchange: str, tmp_path: Path) 
     assert (report.malformed, report.unknown, report.ignored) == (Counter(), Counter(), 0)
     assert report.trades > 500
     assert report.quotes > 1_000
-    assert all(row[2] >= row[1] * 1_000_000 for row in trades)
-    backlog = Counter(row[0] for row in trades if row[8] == BACKLOG)
+    rows = [TRADE_ROW.unpack(row) for row in trades]
+    assert all(row[2] >= row[1] * 1_000_000 for row in rows)
+    backlog = Counter(row[0] for row in rows if row[8] == BACKLOG)
     assert all(0 < n <= 30 for n in backlog.values())
     assert len(backlog) == (4 if exchange == HYPERLIQUID else 0)
 

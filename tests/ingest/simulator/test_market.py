@@ -16,7 +16,8 @@ from ingest.simulator.listings import BINANCE, DEFAULT_NATIVES, EXCHANGES, HYPER
 from ingest.simulator.market import Event, Market
 from ingest.simulator.spans import instruments_of
 from ingest.simulator.venue_frames import WRITERS
-from ingest.venues import ParseReport, ParserState, venue
+from ingest.venues import ParseReport, ParserState, Row, venue
+from ingest.venues.common import ROW_STAMPS
 
 START = 1_790_000_000_000_000_000
 TRADES_AND_QUOTES = [
@@ -80,8 +81,8 @@ def test_every_frame_parses(exchange: str, trades: str, quotes: str) -> None:
     market = Market(7, exchange, start_ns=START, channels=[trades, quotes], intensity=5)
     events = [event for chunk in islice(market.events(), 8) for event in chunk]
     universe = Universe(instruments_of(market.listings))
-    trade_rows: list[tuple[Any, ...]] = []
-    quote_rows: list[tuple[Any, ...]] = []
+    trade_rows: list[Row] = []
+    quote_rows: list[Row] = []
     report = ParseReport()
     routes = universe.routes([trade_rows], [quote_rows])
     frames = [(time, frame) for time, _, frame in events]
@@ -90,9 +91,9 @@ def test_every_frame_parses(exchange: str, trades: str, quotes: str) -> None:
     assert report.frames == len(events)
     assert report.trades == len(trade_rows) > 1_000
     assert report.quotes == len(quote_rows) > 4_000
-    stamps = np.array([row[1] for row in trade_rows + quote_rows])
-    assert stamps.min() >= START // 1_000_000
-    delay = np.array([row[2] - row[1] * 1_000_000 for row in trade_rows + quote_rows])
+    stamps = np.array([ROW_STAMPS.unpack_from(row) for row in trade_rows + quote_rows])
+    assert stamps[:, 0].min() >= START // 1_000_000
+    delay = stamps[:, 1] - stamps[:, 0] * 1_000_000
     assert delay.min() >= 0
     assert delay.max() < 3e9
 

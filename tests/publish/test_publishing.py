@@ -1,0 +1,70 @@
+"""Publisher and archive together, as `perpflow publish` and `run` have them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ingest import records
+from ingest.log import Fenced, Log
+from ingest.log.sqlite import SqliteLog
+from publish.archive import GROUP
+from publish.publishing import Publishing
+from publish.settings import Settings
+from publish.store import Store
+from tests.publish.bars import bars, series
+from tests.publish.publishing import MIDNIGHT, starts
+from tests.publish.ticks_on_log import NS, Collector
+from tests.publish.waiting import DEADLINE_S, until
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[Log]:
+    log = SqliteLog(tmp_path / "log.db")
+    await log.create(dict.fromkeys((*records.TICK_TOPICS, records.BARS_TOPIC), 2))
+    await log.append([bars([MIDNIGHT]), Collector().trades([MIDNIGHT * NS], [1])])
+    yield log
+    await log.close()
+
+
+def made(log: Log, tmp_path: Path, **publish: object) -> Publishing:
+    settings = Settings.model_validate({"publish": {"flush": "100ms", **publish}})
+    return Publishing(settings, log, Store(f"file://{tmp_path}/out"))
+
+
+async def run_once(publishing: Publishing) -> None:
+    """Until it has caught up with the log."""
+    running = asyncio.create_task(publishing.run())
+    await until(lambda: publishing.caught_up)
+    publishing.stop()
+    await asyncio.wait_for(running, DEADLINE_S)
+
+
+async def test_bars_and_ticks_are_in_files_after_a_stop(log: Log, tmp_path: Path) -> None:
+    await run_once(made(log, tmp_path))
+    store = Store(f"file://{tmp_path}/out")
+    assert starts(store, series()) == [MIDNIGHT]
+    assert len(store.list("raw_open/trades")) == 1
+    assert (await log.committed(GROUP))[records.TRADES_TOPIC, 0] == 1
+
+
+async def test_without_the_archive_ticks_are_neither_kept_nor_held_on_the_log(
+    log: Log, tmp_path: Path
+) -> None:
+    await run_once(made(log, tmp_path))  # its place on the log would hold retention
+    await log.append([Collector(session="2").trades([MIDNIGHT * NS], [2])])
+    await run_once(made(log, tmp_path, raw=False))
+    await log.append([Collector(session="3").trades([MIDNIGHT * NS], [3])])
+    assert await log.retain(records.TRADES_TOPIC, max_bytes=0) == 3
+    assert len(Store(f"file://{tmp_path}/out").list("raw_open")) == 1
+
+
+async def test_where_one_half_is_replaced_both_stop(log: Log, tmp_path: Path) -> None:
+    first = made(log, tmp_path)
+    running = asyncio.create_task(first.run())
+    await until(lambda: first.caught_up)
+    await log.acquire("publisher", 0)
+    await log.append([bars([MIDNIGHT + 60])])
+    with pytest.raises(Fenced):
+        await asyncio.wait_for(running, DEADLINE_S)

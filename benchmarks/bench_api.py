@@ -87,7 +87,9 @@ def _served(directory: Path, key: str) -> Iterator[str]:
     command += ["--set", f"publish.url=file://{directory}/bars"]
     command += ["--set", f"api.keys={directory}/keys.json"]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    # The benchmarks' own variable is no setting.
+    environment = {k: v for k, v in os.environ.items() if k != "PERPFLOW_BENCH_SCALE"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as server:
         os.sched_setaffinity(server.pid, {0})
         try:
             _await_answer(f"{url}/api/v1/metadata/catalog", key)

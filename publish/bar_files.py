@@ -3,7 +3,8 @@
 Both month files and open parts hold `time` (bar start, timestamp[us], naive UTC), rising, each
 value once, then the metric columns. Metadata: `perpflow.days`, a JSON list of the days a month file
 holds; `perpflow.folds`, JSON {day: {"offset", "at"}}, what was folded and when (Unix seconds);
-`perpflow.offset`, in parts, "partition:next": the part has every row of the bars records before.
+`perpflow.fixed`, the version under which the same bytes stay, if they do; `perpflow.offset`, in
+parts, "partition:next": the part has every row of the bars records before.
 """
 
 import heapq
@@ -35,10 +36,11 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month file's own account of what it holds."""
+    """A month file's own account of what it holds; `fixed`: the version of its copy, or ""."""
 
     days: frozenset[date] = frozenset()
     folds: Mapping[date, Fold] = field(default_factory=dict)
+    fixed: str = ""
 
     def metadata(self) -> dict[str, bytes]:
         folds = {
@@ -49,6 +51,7 @@ class Month:
             "perpflow.version": FORMAT_VERSION.encode(),
             "perpflow.days": orjson.dumps([str(day) for day in sorted(self.days)]),
             "perpflow.folds": orjson.dumps(folds),
+            **({"perpflow.fixed": self.fixed.encode()} if self.fixed else {}),
         }
 
     @classmethod
@@ -60,6 +63,7 @@ class Month:
                 date.fromisoformat(day): Fold(Position.parse(fold["offset"]), fold["at"])
                 for day, fold in folds.items()
             },
+            metadata.get(b"perpflow.fixed", b"").decode(),
         )
 
 
@@ -131,25 +135,31 @@ def put_part(store: Store, key: str, table: pa.Table, read: Position) -> None:
     store.put(key, sink.getvalue().to_pybytes())
 
 
-def replace_days(store: Store, key: str, days: Mapping[date, pa.Table], month: Month) -> None:
+def replace_days(
+    store: Store, key: str, days: Mapping[date, pa.Table], month: Month, fixed: str | None = None
+) -> None:
     """Write a month file anew with those days' rows in place of what it had of them.
 
-    Columns are those of the days' tables, and then what the file has beside them.
+    Columns are those of the days' tables, and then what the file has beside them. `fixed`: the key
+    at which the new file is first, and stays.
     """
     schemas = [table.schema.remove_metadata() for table in days.values()]
     try:
         with month_file(store, key) as file:
             schema = pa.unify_schemas([*schemas, file.schema], promote_options="default")
-            _write_days(store, key, file.days_but(days), days, schema, month)
+            _write_days(store, fixed or key, file.days_but(days), days, schema, month)
     except NotFound:
         schema = pa.unify_schemas(schemas, promote_options="default")
-        _write_days(store, key, iter(()), days, schema, month)
+        _write_days(store, fixed or key, iter(()), days, schema, month)
+    if fixed:
+        store.copy(fixed, key)
 
 
 def rewrite_month(store: Store, key: str, schema: pa.Schema) -> None:
     """Give a month file those columns, which include all it has."""
     with month_file(store, key) as file:
-        _write_days(store, key, file.days_but({}), {}, schema, file.month)
+        month = Month(file.month.days, file.month.folds)  # what is fixed lacks those columns
+        _write_days(store, key, file.days_but({}), {}, schema, month)
 
 
 def _write_days(

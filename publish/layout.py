@@ -3,8 +3,10 @@
     metrics/{dataset}/exchange=…/symbol=…/interval=…/timestamp=…/year=YYYY/month=MM/data.parquet
     metrics_open/…the same…/month=MM/day=DD/data.parquet
     metrics_open/…the same…/month=MM/day=DD/hour=HH/data.parquet          of 1s bars
+    metrics_fixed/{dataset}/…the same…/month=MM/{version}.parquet
 
 A part is written anew whenever bars are added to it, so that of the 1s series holds an hour.
+A fixed file is a month file as it was once, for readers that are given open parts beside it.
 """
 
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from urllib.parse import quote, unquote
 
 OPEN = "metrics_open"
 CLOSED = "metrics"
+FIXED = "metrics_fixed"
 HOURLY = frozenset({"1s"})
 """Intervals whose parts hold an hour; those of the others hold a day."""
 HOUR_US = 3_600_000_000
@@ -66,6 +69,15 @@ def month_key(series: Series, year: int, month: int) -> str:
 def month_prefix(series: Series, year: int, month: int) -> str:
     """Below which a month's open parts are."""
     return f"{OPEN}/{series.path}/year={year:04}/month={month:02}"
+
+
+def fixed_prefix(series: Series, year: int, month: int) -> str:
+    """Below which a month's fixed files are."""
+    return f"{FIXED}/{series.path}/year={year:04}/month={month:02}"
+
+
+def fixed_key(series: Series, year: int, month: int, version: str) -> str:
+    return f"{fixed_prefix(series, year, month)}/{version}.parquet"
 
 
 def day_prefix(series: Series, day: date) -> str:

@@ -14,7 +14,7 @@ from publish.bar_files import Month
 from publish.columns import Columns
 from publish.layout import OPEN, Part, Series, parse_part_key
 from publish.merging import Rows
-from publish.partitions import add_to_month, discard_parts, fold, read_month, write_part
+from publish.partitions import add_to_month, discard, fold, read_month, write_part
 from publish.pending import Closed
 from publish.store import Store
 
@@ -87,21 +87,21 @@ class OpenDays:
                 self._folded[series][day] = month.folds[day].at
                 metrics.FOLDS.inc()
 
-    def expired(self) -> list[tuple[Series, date]]:
-        """The folded days whose parts may be deleted."""
-        now = self._now()
-        return [
-            (series, day)
+    def expired(self) -> list[tuple[Series, list[date]]]:
+        """The folded days of each series whose parts may be deleted."""
+        before = self._now() - self._grace_s
+        found = [
+            (series, [day for day, at in days.items() if at <= before])
             for series, days in self._folded.items()
-            for day, at in days.items()
-            if now - at >= self._grace_s
         ]
+        return [(series, days) for series, days in found if days]
 
-    def discard(self, series: Series, day: date) -> None:
-        """Delete the parts of a folded day. Raises `StoreError`."""
-        discard_parts(self._store, series, day)
-        del self._folded[series][day]
-        metrics.DISCARDED.inc()
+    def discard(self, series: Series, days: Iterable[date]) -> None:
+        """Delete the parts of folded days. Raises `StoreError`."""
+        for day in days:
+            discard(self._store, series, day, self._now() - self._grace_s)
+            self._folded[series].pop(day, None)
+            metrics.DISCARDED.inc()
 
     def _lists(self, series: Series, day: date) -> bool:
         """Whether the month file lists the day."""

@@ -3,11 +3,16 @@
 A month file lists in its metadata the days it holds. A day it does not list lives in open parts; a
 part whose day it lists is dead, and is to be ignored. So a fold is one step for every reader: the
 replacement of the month file.
+
+Who is sent to a month and to open parts reads them later, after a fold perhaps, and would find the
+folded day in both. So while there are open parts each month file is fixed as well, under a name
+that no other ever has, and readers are sent to that.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +34,8 @@ from publish.layout import (
     Part,
     Series,
     day_prefix,
+    fixed_key,
+    fixed_prefix,
     month_key,
     month_prefix,
     parse_month_key,
@@ -63,21 +70,26 @@ def served_files(store: Store, series: Series, first: date, last: date) -> list[
         for key in store.list(f"{OPEN}/{series.path}")
         if first <= (part := parse_part_key(key)[1]).day <= last
     ]
-    months = {parse_month_key(key) for key in store.list(f"{CLOSED}/{series.path}")}
-    found = [
-        ServedFile(month_key(series, *month), *month)
-        for month in months
+    months = {
+        month: month_key(series, *month)
+        for month in map(parse_month_key, store.list(f"{CLOSED}/{series.path}"))
         if (first.year, first.month) <= month <= (last.year, last.month)
-    ]
-    listed: dict[tuple[int, int], frozenset[date]] = {}
+    }
+    read: dict[tuple[int, int], Month] = {}
+    live = []
     for key, part in parts:
         month = (part.day.year, part.day.month)
-        if month not in listed:
-            listed[month] = read_month(store, series, *month).days
-            if listed[month] and month not in months:  # its first fold, just now
-                found.append(ServedFile(month_key(series, *month), *month))
-        if part.day not in listed[month]:
-            found.append(ServedFile(key, *month, part))
+        if month not in read:
+            read[month] = read_month(store, series, *month)
+            if read[month].days:  # its first fold may have been just now
+                months[month] = month_key(series, *month)
+        if part.day not in read[month].days:
+            live.append(ServedFile(key, *month, part))
+    for month in {(file.year, file.month) for file in live} & months.keys():
+        fixed = fixed_key(series, *month, read[month].fixed)
+        if read[month].fixed and store.exists(fixed):
+            months[month] = fixed
+    found = [*(ServedFile(key, *month) for month, key in months.items()), *live]
     return sorted(found, key=lambda file: (file.year, file.month, file.part is not None, file.key))
 
 
@@ -129,7 +141,7 @@ def write_part(store: Store, series: Series, part: Part, rows: Rows) -> int:
 def fold(store: Store, columns: Columns, series: Series, day: date, now: float) -> Month:
     """Put the day's open parts into the month file, which then lists the day; `now`: Unix seconds.
 
-    The parts stay, for readers that were sent to them; `discard_parts` deletes them. Folding again,
+    The parts stay, for readers that were sent to them; `discard` deletes them. Folding again,
     also after a crash anywhere in between, changes nothing. Returns what the month file now says.
     """
     month = read_month(store, series, day.year, day.month)
@@ -166,15 +178,35 @@ def add_to_month(
     if not new and day in month.days and known and known.read.covers(rows.read):
         return 0, month
     folds = {**month.folds, day: Fold(rows.read, known.at if known else now)}
-    month = Month(month.days | {day}, folds)
-    replace_days(store, key, {day: merged}, month)
+    version, fixed = "", None
+    if store.list(month_prefix(series, day.year, day.month)):  # which may be read beside it
+        version = f"{int(now * 1000):014}-{rows.read.next:020}-{day.day:02}"
+        fixed = fixed_key(series, day.year, day.month, version)
+    month = Month(month.days | {day}, folds, version)
+    replace_days(store, key, {day: merged}, month, fixed)
     return new, month
 
 
-def discard_parts(store: Store, series: Series, day: date) -> None:
-    """Delete the parts of a day that was folded, once no reader can still want them."""
-    for key in store.list(day_prefix(series, day)):
+def discard(store: Store, series: Series, day: date, before: float) -> None:
+    """Delete what no reader can still want of a day that was folded by `before` (Unix seconds).
+
+    That is its parts and the fixed files that others had followed by then, or all of them with the
+    month's last part.
+    """
+    parts = set(store.list(day_prefix(series, day)))
+    fixed = store.list(fixed_prefix(series, day.year, day.month))
+    # Without parts nobody was sent to the last one since.
+    if parts.issuperset(store.list(month_prefix(series, day.year, day.month))):
+        gone = fixed
+    else:
+        gone = [key for key, following in pairwise(fixed) if _made(following) <= before]
+    for key in (*gone, *sorted(parts)):
         store.delete(key)
+
+
+def _made(fixed: str) -> float:
+    """When a fixed file was made (Unix seconds)."""
+    return int(fixed.rpartition("/")[2].partition("-")[0]) / 1000
 
 
 def month_days(store: Store, series: Series, month: str) -> list[str]:

@@ -5,6 +5,8 @@ any moment, sees the old object or the new one, never a part.
 """
 
 import os
+import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -100,6 +102,14 @@ class Store:
         place = self._replacing_file if self._local else self._replacing_s3
         with self._errors("write", key), place(key) as sink:
             yield sink
+
+    def copy(self, source: str, key: str) -> None:
+        """Make `key` what `source` is, durable when it returns."""
+        with self._errors("copy", source):
+            if self._local:
+                self._link(Path(self._path(source)), Path(self._path(key)))
+            else:
+                self._fs.cp_file(self._path(source), self._path(key))
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises `NotFound`."""
@@ -216,6 +226,21 @@ class Store:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
+
+    def _link(self, source: Path, path: Path) -> None:
+        """Objects are only ever replaced whole, so one file may well be two of them."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system that has no links
+            key = str(path.relative_to(self._root))
+            with source.open("rb") as content, self._replacing_file(key) as sink:
+                shutil.copyfileobj(content, sink)
+            return
+        os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # it stays if both were the same file already
+        _sync_directory(path.parent)
 
     @contextmanager
     def _replacing_s3(self, key: str) -> Iterator[IO[bytes]]:

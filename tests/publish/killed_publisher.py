@@ -22,11 +22,12 @@ POINTS = {
     "after the commit": ("ingest.log.sqlite", "SqliteLog.commit", True),
     "before the month is replaced": ("publish.partitions", "replace_days", False),
     "after the month is replaced, before the commit": ("publish.partitions", "replace_days", True),
+    "after a month is fixed, before it is replaced": ("publish.store", "Store.copy", False),
     "after a file is renamed": ("publish.store", "_sync_directory", False),
 }
 """Module, function, and whether after it rather than before."""
 DISCARD_POINTS = {
-    "before a day's parts are deleted": ("publish.open_days", "discard_parts", False),
+    "before a day's parts are deleted": ("publish.open_days", "discard", False),
     "after one of a day's parts is deleted": ("publish.store", "Store.delete", True),
 }
 _CONTEXT = get_context("forkserver")

@@ -40,6 +40,10 @@ class FailingStore(Store):
         with self._around(), super().replacing(key) as sink:
             yield sink
 
+    def copy(self, source: str, key: str) -> None:
+        with self._around():
+            super().copy(source, key)
+
     def delete(self, key: str) -> None:
         with self._around():
             super().delete(key)

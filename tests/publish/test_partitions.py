@@ -15,10 +15,11 @@ from publish.layout import Part, Series, month_key, part_key
 from publish.merging import Position
 from publish.partitions import (
     add_to_month,
-    discard_parts,
+    discard,
     month_days,
     read_month,
     read_series,
+    served_files,
     write_month,
     write_part,
 )
@@ -50,7 +51,7 @@ def test_fold_shows_every_row_once_between_every_two_steps(store: Store) -> None
     assert shown(read_series(store, S, 2026, 11)) == expected
     assert store.exists(part_key(S, DAY))
     for day in (DAY, date(2026, 11, 19)):
-        discard_parts(store, S, day)
+        discard(store, S, day, before=300.0)
         assert shown(read_series(store, S, 2026, 11)) == expected
     assert store.list("metrics_open") == []
     assert month_days(store, S, "2026-11") == ["2026-11-19", "2026-11-20"]
@@ -60,6 +61,36 @@ def test_fold_shows_every_row_once_between_every_two_steps(store: Store) -> None
 def test_fold_without_a_part_does_nothing(store: Store) -> None:
     assert fold(store, S, DAY, now=1.0).days == frozenset()
     assert store.list("metrics") == []
+
+
+def test_files_that_were_listed_before_a_fold_show_every_row_once_after_it(store: Store) -> None:
+    def listed() -> list[str]:
+        return [file.key for file in served_files(store, S, date(2026, 11, 1), date(2026, 11, 30))]
+
+    def read(keys: list[str]) -> list[str]:
+        tables = [pq.read_table(pa.BufferReader(store.get(key))) for key in keys]
+        return [time for table in tables for time, _ in shown(table)]
+
+    days = [date(2026, 11, day) for day in (18, 19, 20, 21)]
+    for day in days:
+        write_part(store, S, Part(day), rows([f"{day.day} 00:00"]))
+    whole = [f"{day.day} 00:00" for day in days]
+    given = [listed()]
+    for number, day in enumerate(days[:3]):
+        fold(store, S, day, now=100.0 * number)
+        given.append(listed())
+        assert [read(keys) for keys in given] == [whole] * len(given)
+    discard(store, S, days[0], before=50.0)
+    assert [read(keys) for keys in given[1:]] == [whole] * 3
+    for day in days[1:3]:
+        discard(store, S, day, before=200.0)
+    assert read(given[3]) == read(listed()) == whole
+    assert len(store.list("metrics_fixed")) == 1, "what others have followed is gone"
+    fold(store, S, days[3], now=300.0)
+    assert listed() == [month_key(S, 2026, 11)]
+    assert read(given[3]) == whole
+    discard(store, S, days[3], before=300.0)
+    assert store.list("") == [month_key(S, 2026, 11)]
 
 
 def test_late_rows_go_into_the_month_file_once(store: Store) -> None:

@@ -15,7 +15,7 @@ from ingest.log import Fenced, Log, NewRecord
 from ingest.log.sqlite import SqliteLog
 from ingest.records import BARS_TOPIC
 from publish import partitions
-from publish.layout import month_key, part_key
+from publish.layout import fixed_prefix, month_key, part_key
 from publish.partitions import month_days, read_series, served_files, write_month
 from publish.publisher import Publisher
 from publish.store import Store, StoreError
@@ -282,10 +282,9 @@ async def test_1s_bars_are_kept_by_the_hour_until_their_day_is_over(log: Log, fi
     assert [file.key for file in served_files(files, of, DAY, NEXT)] == hours
     await log.append([bars([MIDNIGHT - 2], interval="1s"), closed("2026-11-20")])
     await publish(log, files)
-    assert [file.key for file in served_files(files, of, DAY, NEXT)] == [
-        month_key(of, 2026, 11),
-        hours[2],
-    ]
+    [fixed] = files.list(fixed_prefix(of, 2026, 11))
+    assert [file.key for file in served_files(files, of, DAY, NEXT)] == [fixed, hours[2]]
+    assert files.get(fixed) == files.get(month_key(of, 2026, 11))
     await publish(log, files, grace_s=0)
     assert files.list("metrics_open") == hours[2:]
     assert starts(files, of) == sorted([*edge, MIDNIGHT - 2])

@@ -94,6 +94,28 @@ def test_replacing_is_whole_or_not_at_all(store: Store) -> None:
     assert store.list("metrics") == [KEY]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_copy_stays_what_it_was(
+    store: Store, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    store.put("a=1/%2F", b"1")
+    for _ in range(2):
+        store.copy("a=1/%2F", "b/c")
+    store.put("a=1/%2F", b"2")
+    assert (store.get("b/c"), store.get("a=1/%2F")) == (b"1", b"2")
+    store.copy("a=1/%2F", "b/c")
+    store.delete("a=1/%2F")
+    assert store.get("b/c") == b"2"
+    assert store.list("") == ["b/c"]
+    with pytest.raises(StoreError, match="can't copy none"):
+        store.copy("none", "b/c")
+
+
 def test_a_large_object_arrives_whole(store: Store) -> None:
     block = os.urandom(1 << 20)
     with store.replacing(KEY) as sink:
@@ -225,8 +247,11 @@ def test_encryption_is_asked_of_s3_for_every_object(
             store.put("small", b"1")
         with suppress(StoreError), store.replacing("large") as sink:
             sink.write(b"1")
+        Store(s3_bucket, endpoint_url=s3_endpoint).put("there", b"1")
+        with suppress(StoreError):
+            store.copy("there", "copied")
     written = [headers for method, _, headers in proxy.requests if method in ("PUT", "POST")]
-    assert len(written) >= 2
+    assert len(written) >= 3
     for headers in written:
         assert headers["x-amz-server-side-encryption"] == settings["encryption"]
         assert headers.get("x-amz-server-side-encryption-aws-kms-key-id") == settings.get("kms_key")

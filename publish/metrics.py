@@ -19,6 +19,9 @@ DISCARDED = Counter("perpflow_parts_discarded_total", "Day parts deleted some ti
 STORE_ERRORS = Counter(
     "perpflow_store_errors_total", "Store operations that failed and are retried", ["stage"]
 )
+LOG_ERRORS = Counter(
+    "perpflow_publish_log_errors_total", "Times publishing began anew because the log failed"
+)
 FLUSH_SECONDS = Histogram(
     "perpflow_flush_seconds",
     "From the first write of a flush to its commit",

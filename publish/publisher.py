@@ -37,7 +37,8 @@ class Publisher:
 
     `flush_s`: seconds between flushes; `flush_by_interval`: of the bars of some intervals.
     `grace_s`: seconds a folded day part stays readable. `now`: Unix seconds, for that grace only.
-    Store errors are retried until the store is back; `Fenced` and other log errors end `run`.
+    Store errors are retried until the store is back; `Fenced` and other log errors end `run`
+    (`publishing.py` begins anew).
     """
 
     def __init__(

@@ -1,13 +1,71 @@
 """The publisher and the raw archive together, as `perpflow publish` and `perpflow run` run them."""
 
 import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Protocol
 
-from ingest.log import Log
-from publish import archive
+import structlog
+
+from ingest.log import Fenced, Log, LogError
+from publish import archive, metrics
 from publish.archive import Archive
 from publish.publisher import Publisher
 from publish.settings import Settings
 from publish.store import Store
+
+RETRY_S = (0.5, 30.0)
+_log = structlog.get_logger(__name__)
+
+
+class _Part(Protocol):
+    """A publisher or an archive."""
+
+    caught_up: bool
+
+    def stop(self) -> None: ...
+
+    async def run(self) -> None: ...
+
+
+class _Lasting:
+    """A part that is begun anew, from what it last committed, when the log fails it."""
+
+    def __init__(self, make: Callable[[], _Part]) -> None:
+        self._make = make
+        self._part = make()
+        self._stopping = asyncio.Event()
+
+    @property
+    def caught_up(self) -> bool:
+        return self._part.caught_up
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._part.stop()
+
+    async def run(self) -> None:
+        """Run it until `stop`. Raises `Fenced`, and a `LogError` of a log that fails at a stop."""
+        delay, most = RETRY_S
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._part.run()
+                return
+            except Fenced:
+                raise
+            except LogError as error:
+                if time.monotonic() - begun > 2 * most:  # it had been well again
+                    delay = RETRY_S[0]
+                metrics.LOG_ERRORS.inc()
+                _log.error("the log failed, publishing anew", problem=str(error), retry_s=delay)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), delay)
+                if self._stopping.is_set():
+                    raise
+                delay = min(2 * delay, most)
+                self._part = self._make()
 
 
 class Publishing:
@@ -15,36 +73,38 @@ class Publishing:
 
     def __init__(self, settings: Settings, log: Log, store: Store) -> None:
         publish = settings.publish
+
+        def publisher() -> Publisher:
+            return Publisher(
+                log,
+                store,
+                flush_s=publish.flush / 1e9,
+                flush_by_interval={of: ns / 1e9 for of, ns in publish.flush_by_interval.items()},
+                grace_s=publish.grace / 1e9,
+            )
+
         self._log = log
-        self._publisher = Publisher(
-            log,
-            store,
-            flush_s=publish.flush / 1e9,
-            flush_by_interval={name: ns / 1e9 for name, ns in publish.flush_by_interval.items()},
-            grace_s=publish.grace / 1e9,
-        )
-        self._archive = (
-            Archive(log, store, lateness_ns=settings.aggregate.lateness) if publish.raw else None
-        )
+        self._parts = [_Lasting(publisher)]
+        self._archives = publish.raw
+        if publish.raw:
+            lateness_ns = settings.aggregate.lateness
+            self._parts.append(_Lasting(lambda: Archive(log, store, lateness_ns=lateness_ns)))
 
     @property
     def caught_up(self) -> bool:
         """Whether everything on the log had been read at the last look."""
-        return self._publisher.caught_up and (self._archive is None or self._archive.caught_up)
+        return all(part.caught_up for part in self._parts)
 
     def stop(self) -> None:
         """Make `run` read on to the log's end (for some seconds at most), flush and return."""
-        self._publisher.stop()
-        if self._archive is not None:
-            self._archive.stop()
+        for part in self._parts:
+            part.stop()
 
     async def run(self) -> None:
-        """Publish until `stop`; if one half ends with an error, the other is stopped."""
-        running = [asyncio.create_task(self._publisher.run())]
-        if self._archive is not None:
-            running.append(asyncio.create_task(self._archive.run()))
-        else:
+        """Publish until `stop`; if one part ends with an error, the other is stopped."""
+        if not self._archives:
             await archive.release(self._log)
+        running = [asyncio.create_task(part.run()) for part in self._parts]
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
         finally:

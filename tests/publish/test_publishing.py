@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ingest import records
-from ingest.log import Fenced, Log
+from ingest.log import Fenced, Log, LogError
 from ingest.log.sqlite import SqliteLog
+from publish import publishing
 from publish.archive import GROUP
 from publish.publishing import Publishing
 from publish.settings import Settings
@@ -33,11 +34,11 @@ def made(log: Log, tmp_path: Path, **publish: object) -> Publishing:
     return Publishing(settings, log, Store(f"file://{tmp_path}/out"))
 
 
-async def run_once(publishing: Publishing) -> None:
+async def run_once(part: Publishing) -> None:
     """Until it has caught up with the log."""
-    running = asyncio.create_task(publishing.run())
-    await until(lambda: publishing.caught_up)
-    publishing.stop()
+    running = asyncio.create_task(part.run())
+    await until(lambda: part.caught_up)
+    part.stop()
     await asyncio.wait_for(running, DEADLINE_S)
 
 
@@ -68,3 +69,33 @@ async def test_where_one_half_is_replaced_both_stop(log: Log, tmp_path: Path) ->
     await log.append([bars([MIDNIGHT + 60])])
     with pytest.raises(Fenced):
         await asyncio.wait_for(running, DEADLINE_S)
+
+
+async def test_a_log_that_fails_is_published_from_anew(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RETRY_S", (0.01, 0.05))
+    committing, reading = log.commit, log.read
+    failures = [False, True, False, True, True]  # of what is asked of it, the last one first
+
+    async def commit(*args: object, **more: object) -> None:
+        if failures and failures.pop():
+            raise LogError("not now")
+        await committing(*args, **more)  # type: ignore[arg-type]
+
+    async def read(*args: object, **more: object) -> object:
+        if failures and failures.pop():
+            raise LogError("not now")
+        return await reading(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(log, "commit", commit)
+    monkeypatch.setattr(log, "read", read)
+    part = made(log, tmp_path)
+    running = asyncio.create_task(part.run())
+    await until(lambda: not failures and part.caught_up)
+    await log.append([bars([MIDNIGHT + 60])])
+    store = Store(f"file://{tmp_path}/out")
+    await until(lambda: starts(store, series()) == [MIDNIGHT, MIDNIGHT + 60])
+    part.stop()
+    await asyncio.wait_for(running, DEADLINE_S)
+    assert len(store.list("raw_open/trades")) == 1

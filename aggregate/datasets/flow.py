@@ -72,6 +72,7 @@ def _columns() -> dict[str, Column]:
 def squared_returns(price: Array, groups: Groups) -> F64:
     """Σ (pᵢ/pᵢ₋₁ − 1)² over the consecutive prices of each group; 0 for one price."""
     squares = np.empty(len(price))
+    squares[:1] = 0.0
     np.divide(price[1:], price[:-1], out=squares[1:])
     squares -= 1.0
     squares *= squares

@@ -105,4 +105,4 @@ def test_a_log_that_is_down_is_told_once_and_waited_for(tmp_path: Path) -> None:
     (line,) = told(stderr)
     assert line["event"] == "the log can't be reached, trying again"
     assert f"127.0.0.1:{port}" in str(line["reason"])
-    assert "Connection refused" in str(line["reason"])
+    assert "connection refused" in str(line["reason"])

@@ -150,7 +150,8 @@ class ApacheKafka:
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + START_S
-        while not answers(self.servers):
+        # Listeners open one after another.
+        while not (answers(self.servers) and all(map(_listens, self.at.values()))):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 tail = (self._folder / "broker.log").read_text()[-3000:]
@@ -188,7 +189,8 @@ class NoidaKafka:
                 [binary, *arguments, str(port)], stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + START_S
-        while not answers(self.servers):
+        # Listeners open one after another.
+        while not (answers(self.servers) and all(map(_listens, self.at.values()))):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise NoBroker(f"noida-db did not start: {(folder / 'noida.log').read_text()}")
@@ -274,10 +276,15 @@ def answers(servers: str) -> bool:
         finally:
             await client.close()
 
-    host, _, port = servers.partition(",")[0].rpartition(":")
+    return _listens(servers.partition(",")[0]) and asyncio.run(ask())
+
+
+def _listens(server: str) -> bool:
+    """Whether the port is open; returns after a tenth of a second if it isn't."""
+    host, _, port = server.rpartition(":")
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        if probe.connect_ex((host, int(port))):
-            time.sleep(0.1)
-            return False
-    return asyncio.run(ask())
+        if probe.connect_ex((host, int(port))) == 0:
+            return True
+    time.sleep(0.1)
+    return False

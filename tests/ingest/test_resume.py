@@ -25,6 +25,7 @@ from ingest.records import (
 from ingest.resume import resume
 from ingest.session import gap_record
 from ingest.ticks import encode
+from ingest.untraded import NOTICED_NS
 from tests.ingest.test_continuity import NOW, SYMBOLS, batch, single
 
 PARTITIONS = 3
@@ -147,7 +148,7 @@ async def test_a_symbol_that_was_collected_and_had_not_traded_has_a_gap_of_unkno
     (found,) = checks.due()
     assert (found.symbol, found.kind, found.reason) == (SYMBOLS[1], FILLS, RESTART)
     assert (found.first_missing, found.last_missing, found.missing) == (None, None, None)
-    assert (found.exchange_ts, found.local_ts) == (NOW, NOW + 9)
+    assert (found.exchange_ts, found.local_ts) == (NOW - NOTICED_NS, NOW + 9)
     checks.check(*batch(single(1, 71), at=NOW + 10))
     assert checks.due() == []
 

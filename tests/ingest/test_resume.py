@@ -24,7 +24,7 @@ from ingest.records import (
 )
 from ingest.resume import resume
 from ingest.session import gap_record
-from ingest.ticks import encode
+from ingest.ticks import BACKLOG, encode
 from ingest.untraded import NOTICED_NS
 from tests.ingest.test_continuity import NOW, SYMBOLS, batch, single
 
@@ -163,6 +163,18 @@ async def test_what_a_symbol_traded_before_the_bound_is_a_gap_of_unknown_size(
     checks = await resume(log, BINANCE, SYMBOLS, 1, aggregated=False)
     checks.check(*batch([*single(0, 40), *single(1, 99)], at=NOW + 9))
     assert [(g.symbol, g.kind) for g in checks.due()] == [(SYMBOLS[1], FILLS)]
+
+
+async def test_of_a_coin_that_traded_before_the_bound_a_full_backlog_is_a_gap(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_RECORDS", 2)
+    monkeypatch.setattr(module, "TAIL_BYTES", 1)
+    mine = [trades(c, i, exchange=HYPERLIQUID) for c, i in [(1, 70), *((0, i) for i in range(9))]]
+    await log.append([NewRecord(r.topic, 0, r.value, r.headers) for r in mine])
+    checks = await resume(log, HYPERLIQUID, SYMBOLS, 1, aggregated=False)
+    checks.check(*batch(single(1, *range(100, 130)), BACKLOG, NOW + 9))
+    assert [(g.symbol, g.kind, g.reason) for g in checks.due()] == [(SYMBOLS[1], FILLS, RESTART)]
 
 
 async def test_an_open_gap_of_unknown_size_is_due_again(log: SqliteLog) -> None:

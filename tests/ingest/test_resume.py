@@ -165,6 +165,19 @@ async def test_what_a_symbol_traded_before_the_bound_is_a_gap_of_unknown_size(
     assert [(g.symbol, g.kind) for g in checks.due()] == [(SYMBOLS[1], FILLS)]
 
 
+async def test_a_partition_whose_tail_is_another_venues_is_searched_no_further(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_RECORDS", 2)
+    monkeypatch.setattr(module, "TAIL_BYTES", 1)
+    flood = [trades(1, i, exchange="okx-perps") for i in range(40)]
+    await log.append([trades(1, 70), *flood, trades(0, 1)])
+    assert trades(0, 1).partition != trades(1, 1).partition
+    checks = await resume(log, BINANCE, SYMBOLS, PARTITIONS, aggregated=False)
+    checks.check(*batch(single(1, 99), at=NOW + 9))
+    assert [(g.symbol, g.kind) for g in checks.due()] == [(SYMBOLS[1], FILLS)]
+
+
 async def test_of_a_coin_that_traded_before_the_bound_a_full_backlog_is_a_gap(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

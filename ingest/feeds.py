@@ -47,6 +47,7 @@ class Feeds:
         self._changed = changed
         self._trouble = trouble_of(venue.name)
         self._news = asyncio.Event()
+        self._paused = False
         endpoints = venue.endpoints(instruments, trades)
         self._overlap = limiter.limits.leave_room(sum(len(e.channels) for e in endpoints))
         self._feeds = [self._feed(endpoint, i) for i, endpoint in enumerate(endpoints)]
@@ -142,11 +143,13 @@ class Feeds:
             self._fallback.saw(trades, quotes)
 
     def pause(self) -> None:
-        """Stop reading: the venue's data waits in the sockets' buffers."""
+        """Stop reading, on connections opened meanwhile too: data waits in the sockets' buffers."""
+        self._paused = True
         for feed in self._all():
             feed.pause()
 
     def resume(self) -> None:
+        self._paused = False
         for feed in self._all():
             feed.resume()
 
@@ -156,7 +159,7 @@ class Feeds:
     def _feed(self, endpoint: Endpoint, number: int = 0) -> Feed:
         """Feeds share the venue's limits; those opened together end at other times."""
         age = self._venue.max_age_s
-        return Feed(
+        feed = Feed(
             self._venue.name,
             self._ws_url,
             endpoint,
@@ -170,6 +173,9 @@ class Feeds:
             renew_s=None if age is None else age - RENEW_BEFORE_S - number * STAGGER_S % 3600,
             overlap=self._overlap,
         )
+        if self._paused:
+            feed.pause()
+        return feed
 
     def _aggregates(self, instruments: Sequence[Instrument]) -> list[Endpoint]:
         """Binance's @aggTrade, for when @trade is silent."""

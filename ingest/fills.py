@@ -12,7 +12,10 @@ import numpy.typing as npt
 from ingest.codes import Codes
 from ingest.gaps import SEQUENCE, Gap, fills_between
 from ingest.ticks import BACKLOG, I64, Trades
+from ingest.untraded import Untraded
 
+BACKLOG_FILLS = 30
+"""Fills of a backlog; with fewer there are no older ones."""
 RECENT_FILLS = 64
 """Fills remembered per coin: a backlog is 30, and it overlaps with the last of these."""
 
@@ -26,9 +29,12 @@ class FillContinuity:
         self._last_ts: dict[int, int] = {}
         self._interrupted = SEQUENCE
         self._due: list[Gap] = []
+        self._untraded = Untraded()
+        self._doubts: dict[str, int] = {}
 
     def check(self, trades: Trades, aggregates: I64 | None = None) -> None:
         code = self._codes.of(trades)
+        self._doubts = {symbol: since for symbol, since, *_ in self._untraded.check(trades)}
         order = np.argsort(code, kind="stable")
         cuts = np.flatnonzero(np.diff(code[order])) + 1
         for rows in np.split(order, cuts):
@@ -49,10 +55,16 @@ class FillContinuity:
 
     def _compare(self, who: int, trades: Trades, rows: npt.NDArray[np.intp], local_ts: int) -> None:
         recent = self._recent.get(who)
-        if recent is None or np.isin(trades.id[rows], recent).any():
-            return
-        since, until = self._last_ts[who], int(trades.exchange_ts[rows].min())
         symbol = self._codes.symbols[who]
+        until = int(trades.exchange_ts[rows].min())
+        if recent is None:
+            if symbol not in self._doubts or len(rows) < BACKLOG_FILLS:
+                return
+            since = min(self._doubts[symbol], until)
+        elif np.isin(trades.id[rows], recent).any():
+            return
+        else:
+            since = self._last_ts[who]
         self._due.append(fills_between(symbol, since, until, local_ts, self._interrupted))
 
     def _remember(self, who: int, trades: Trades, rows: npt.NDArray[np.intp]) -> None:
@@ -68,13 +80,15 @@ class FillContinuity:
         return found
 
     def covered(self, symbols: Collection[str], since: int) -> None:
-        """Nothing: a subscription begins with the last fills."""
+        known = {self._codes.symbols[who] for who in self._recent}
+        self._untraded.covered([s for s in symbols if s not in known], since)
 
     def interrupted(self, reason: str) -> None:
         self._interrupted = reason
+        self._untraded.interrupted()
 
     def silent(self, symbol: str) -> None:
-        """Nothing, as above."""
+        self._untraded.interrupted([symbol])
 
     def settled(self, symbol: str, first: int, last: int) -> None:
         """Nothing: these gaps have no ids, and are due once."""

@@ -120,6 +120,8 @@ class Healer:
         try:
             if (gap.missing or 0) > MAX_MISSING:
                 raise _Refused(f"more than {MAX_MISSING} trades")
+            if gap.symbol not in self._natives:  # an earlier session's
+                raise _Refused("the symbol is not collected any more")
             if gap.first_missing is None and self._exchange != HYPERLIQUID:
                 raise _Refused("no trade before it is known")
             steps = walk(self._exchange, self._natives[gap.symbol], gap, trades=self._trades)

@@ -42,6 +42,7 @@ async def resume(
     checks = continuity(exchange)
     opened: dict[tuple[object, ...], Gap] = {}
     ended: list[GapRecord] = []
+    collected, before = False, set[str]()
     for partition in range(partitions):
         wanted = {s for s in symbols if partition_of(exchange, s, partitions) == partition}
         tail, unseen = await _tail(log, exchange, partition, wanted)
@@ -61,8 +62,10 @@ async def resume(
             else:
                 opened.pop(key, None)
                 ended.append(gap)
-        if tail:
-            checks.covered(unseen, 0)
+        collected |= bool(tail)
+        before |= unseen
+    if collected:  # else the venue may be new to this log
+        checks.covered(before, 0)
     if aggregated or isinstance(checks, FillContinuity):
         checks.due()
     checks.reopen([gap for gap in opened.values() if gap.kind == FILLS])

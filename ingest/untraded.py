@@ -10,10 +10,12 @@ from collections.abc import Collection
 import numpy as np
 
 from ingest.ticks import Trades
+from ingest.watchdog import CEILING_S
 
 Doubt = tuple[str, int, int, int]
-"""(symbol, exchange_ts of the last trade of any symbol before, of its own first, its arrival): ns.
-"""
+"""(symbol, from when its trades may be missing, exchange_ts of its own first, its arrival): ns."""
+NOTICED_NS = int(CEILING_S * 1e9)
+"""A connection may be dead for so long, while others bring trades, before that is noticed."""
 
 
 class Untraded:
@@ -29,10 +31,17 @@ class Untraded:
         self._quiet |= dict.fromkeys(symbols, since)
 
     def interrupted(self, symbols: Collection[str] | None = None) -> None:
-        """Trades of these (None: of any) may have been missed, until each symbol's next."""
+        """Trades of these may have been missed, until each symbol's next.
+
+        None: of any, from `NOTICED_NS` before the newest trade on. A stream that is dead on its own
+        is noticed any time later: from when it was subscribed.
+        """
+        lived_until = self._newest - NOTICED_NS
         for symbol in list(self._quiet if symbols is None else self._quiet.keys() & symbols):
             since = self._quiet.pop(symbol)
-            self._doubtful.setdefault(symbol, self._newest or since)
+            if self._newest:  # the venue's clock, which arrival's may be ahead of
+                since = lived_until if symbols is None else min(since, lived_until)
+            self._doubtful.setdefault(symbol, since)
 
     def check(self, trades: Trades) -> list[Doubt]:
         """The doubts that the first trades among these end."""

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.continuity import REORDER_NS, Continuity, IdContinuity, continuity
-from ingest.fills import RECENT_FILLS
+from ingest.fills import BACKLOG_FILLS, RECENT_FILLS
 from ingest.gaps import DISCONNECT, FILLS, RESTART, SEQUENCE, STRADDLE, Gap, without
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.ticks import BACKLOG, HEALED, I64, LIVE, Trades
@@ -150,6 +151,20 @@ def test_a_first_backlog_is_no_gap_and_memory_is_bounded() -> None:
     assert check.due() == []
     check.check(*batch(single(0, 29), BACKLOG, NOW + 1))
     assert len(check.due()) == 1
+
+
+@pytest.mark.parametrize(("fills", "missing"), [(BACKLOG_FILLS, 1), (BACKLOG_FILLS - 1, 0)])
+def test_a_full_backlog_after_an_interruption_may_not_reach_back_to_the_first_fill(
+    fills: int, missing: int
+) -> None:
+    check = checked(HYPERLIQUID, single(1, 5))
+    check.covered(SYMBOLS, NOW - 9)
+    check.interrupted(DISCONNECT)
+    check.check(*batch(single(0, *range(100, 100 + fills)), BACKLOG, NOW + 5))
+    found = [(g.symbol, g.kind, g.reason, g.exchange_to) for g in check.due()]
+    assert found == [(SYMBOLS[0], FILLS, DISCONNECT, NOW + 5)] * missing
+    check.check(*batch(single(0, 100), BACKLOG, NOW + 6))
+    assert check.due() == []
 
 
 def test_two_backlogs_and_live_fills_in_one_batch() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -248,6 +249,14 @@ async def test_a_gap_that_would_take_all_of_the_budget_is_not_asked_for(
     _, record, asked = await healed(monkeypatch, [listed()], gap(1, module.MAX_MISSING + 1))
     assert asked == []
     assert record.state == "unhealable"
+
+
+async def test_an_earlier_sessions_gap_of_a_symbol_not_collected_any_more_ends_the_gap_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, record, asked = await healed(monkeypatch, [listed()], replace(gap(1, 4), symbol="gone"))
+    assert asked == []
+    assert (record.state, record.why) == ("unhealable", "the symbol is not collected any more")
 
 
 async def test_the_budget_lets_a_burst_through_and_then_its_rate() -> None:

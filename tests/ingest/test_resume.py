@@ -24,7 +24,8 @@ from ingest.records import (
 )
 from ingest.resume import resume
 from ingest.session import gap_record
-from ingest.ticks import encode
+from ingest.ticks import BACKLOG, encode
+from ingest.untraded import NOTICED_NS
 from tests.ingest.test_continuity import NOW, SYMBOLS, batch, single
 
 PARTITIONS = 3
@@ -147,7 +148,7 @@ async def test_a_symbol_that_was_collected_and_had_not_traded_has_a_gap_of_unkno
     (found,) = checks.due()
     assert (found.symbol, found.kind, found.reason) == (SYMBOLS[1], FILLS, RESTART)
     assert (found.first_missing, found.last_missing, found.missing) == (None, None, None)
-    assert (found.exchange_ts, found.local_ts) == (NOW, NOW + 9)
+    assert (found.exchange_ts, found.local_ts) == (NOW - NOTICED_NS, NOW + 9)
     checks.check(*batch(single(1, 71), at=NOW + 10))
     assert checks.due() == []
 
@@ -162,6 +163,31 @@ async def test_what_a_symbol_traded_before_the_bound_is_a_gap_of_unknown_size(
     checks = await resume(log, BINANCE, SYMBOLS, 1, aggregated=False)
     checks.check(*batch([*single(0, 40), *single(1, 99)], at=NOW + 9))
     assert [(g.symbol, g.kind) for g in checks.due()] == [(SYMBOLS[1], FILLS)]
+
+
+async def test_a_partition_whose_tail_is_another_venues_is_searched_no_further(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_RECORDS", 2)
+    monkeypatch.setattr(module, "TAIL_BYTES", 1)
+    flood = [trades(1, i, exchange="okx-perps") for i in range(40)]
+    await log.append([trades(1, 70), *flood, trades(0, 1)])
+    assert trades(0, 1).partition != trades(1, 1).partition
+    checks = await resume(log, BINANCE, SYMBOLS, PARTITIONS, aggregated=False)
+    checks.check(*batch(single(1, 99), at=NOW + 9))
+    assert [(g.symbol, g.kind) for g in checks.due()] == [(SYMBOLS[1], FILLS)]
+
+
+async def test_of_a_coin_that_traded_before_the_bound_a_full_backlog_is_a_gap(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_RECORDS", 2)
+    monkeypatch.setattr(module, "TAIL_BYTES", 1)
+    mine = [trades(c, i, exchange=HYPERLIQUID) for c, i in [(1, 70), *((0, i) for i in range(9))]]
+    await log.append([NewRecord(r.topic, 0, r.value, r.headers) for r in mine])
+    checks = await resume(log, HYPERLIQUID, SYMBOLS, 1, aggregated=False)
+    checks.check(*batch(single(1, *range(100, 130)), BACKLOG, NOW + 9))
+    assert [(g.symbol, g.kind, g.reason) for g in checks.due()] == [(SYMBOLS[1], FILLS, RESTART)]
 
 
 async def test_an_open_gap_of_unknown_size_is_due_again(log: SqliteLog) -> None:

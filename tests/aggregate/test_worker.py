@@ -1,9 +1,11 @@
 """One partition at work: both topics are read together by the time of their records."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from aggregate.intervals import NS
 from aggregate.shard import Rules
@@ -94,4 +96,17 @@ async def test_lag_and_watermark_are_told_until_it_is_given_up(tmp_path: Path) -
         await worker.release()
         assert told("perpflow_aggregate_lag_records", topic=TRADES_TOPIC) is None
         assert told("perpflow_watermark_timestamp_seconds", shard="binance-futures") is None
+    await log.close()
+
+
+async def test_a_topic_that_ends_before_what_was_read_is_said(tmp_path: Path) -> None:
+    """It was deleted and made anew, and the state was not."""
+    log = SqliteLog(tmp_path / "log.db")
+    await log.create(dict.fromkeys((*TICK_TOPICS, BARS_TOPIC), 1))
+    before = await log.acquire("g", 0)
+    await log.commit(before, offsets={(TRADES_TOPIC, 0): 5, (QUOTES_TOPIC, 0): 0})
+    with ThreadPoolExecutor(1) as thread, capture_logs() as said:
+        worker = await PartitionWorker.take_over(log, "g", 0, Rules(), 30 * NS, thread)
+        assert await worker.lag() == math.inf
+    assert [(line["topic"], line["read_to"]) for line in said] == [(TRADES_TOPIC, 5)]
     await log.close()

@@ -1,6 +1,7 @@
 """One owned partition at work: what is next in both tick topics, sealed, and committed."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -131,12 +132,25 @@ class PartitionWorker:
         await self._log.release(self._owner)
 
     async def lag(self) -> float:
-        """Tell the metrics how far behind the log's end it is; returns the seconds."""
+        """Tell the metrics how far behind the log's end it is; returns the seconds.
+
+        Infinite where the log ends before what was read: nothing more would come of it for long.
+        """
         worst = 0.0
         for (topic, partition), offset in self.positions().items():
             _, end = await self._log.bounds(topic, partition)
             if self._released:
                 return 0.0
+            if end < offset:
+                log_.error(
+                    "the topic ends before what was read of it: if it was made anew, delete the"
+                    " state topic too",
+                    topic=topic,
+                    partition=partition,
+                    end=end,
+                    read_to=offset,
+                )
+                worst = math.inf
             behind = max(0, end - offset)
             last_ns = self._last_ns[topic]
             seconds = max(0.0, time.time() - last_ns / 1e9) if behind and last_ns else 0.0

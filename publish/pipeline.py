@@ -239,9 +239,10 @@ def make_aggregator(settings: Settings, log: Log, members: Membership) -> Aggreg
 
 
 def taken(settings: Settings) -> PipelineError:
+    own = "log.path" if settings.log.kafka is None else "log.kafka.prefix"
     return PipelineError(
         f"another perpflow has taken over the log {place(settings.log)}: "
-        f"one pipeline runs on a log; give this one its own log.path"
+        f"one pipeline runs on a log; give this one its own {own}"
     )
 
 

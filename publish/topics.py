@@ -11,7 +11,7 @@ from publish.log import kafka_options
 from publish.settings import LogSettings
 
 Action = Literal["create", "check", "describe"]
-GROUPS = ("aggregator", "publisher")
+GROUPS = ("aggregator", "publisher", "archive")
 _SHOWN = ("cleanup.policy", "retention.ms", "min.insync.replicas", "max.message.bytes")
 
 
@@ -69,7 +69,8 @@ async def _positions(log: KafkaLog, out: TextIO) -> None:
         for partition in range(await log.partitions(topic)):
             first, end = await log.bounds(topic, partition)
             lags = [
-                f"{group} lag={end - offsets[topic, partition]}"
+                # Never negative: an archive that is no longer wanted is far beyond the end.
+                f"{group} lag={max(0, end - offsets[topic, partition])}"
                 for group, offsets in committed.items()
                 if (topic, partition) in offsets
             ]

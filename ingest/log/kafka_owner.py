@@ -9,7 +9,7 @@ from ingest.log import Fenced, Ownership, TopicPartition, kafka_state
 from ingest.log.kafka_client import At, KafkaClient
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_producer import TransactionalProducer
-from ingest.log.kafka_state import Offsets, Raw
+from ingest.log.kafka_state import BadState, Offsets, Raw
 
 STATE_BYTES = 8 << 20
 """Fetched of the state topic at once."""
@@ -110,9 +110,14 @@ class Owners:
 async def read_state(
     client: KafkaClient, at: At, offset: int, end: int
 ) -> AsyncIterator[tuple[int, Raw]]:
-    """(next offset, record) of a state partition from `offset` to `end` and what follows it."""
+    """(next offset, record) of a state partition from `offset` to `end` and what follows it.
+
+    Raises `BadState` if something before `end` has been removed: compaction removes no offset.
+    """
     while True:
         got = (await client.fetch({at: offset}, STATE_BYTES))[at]
+        if got.out_of_range and offset < end:
+            raise BadState(f"{at[0]}/{at[1]} has no offset {offset}: a part of the state is gone")
         for record in got.records:
             yield record.offset + 1, (record.key, record.value, record.headers)
         if got.next == offset:

@@ -240,8 +240,9 @@ async def _trouble(
 async def _stopped(producer: AIOKafkaProducer) -> None:
     """Stop it; what is still under way gets some seconds."""
     try:
-        await asyncio.wait_for(producer.flush(), STOP_S)
-        await producer.stop()
+        async with asyncio.timeout(STOP_S):
+            await producer.flush()
+            await producer.stop()  # waits for a commit under way, for ever without a broker
     except (TimeoutError, errors.KafkaError):
         producer._closed = True  # its `stop` would wait on
         await producer.client.close()

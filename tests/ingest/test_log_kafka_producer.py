@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from structlog.testing import capture_logs
 
 from ingest.appender import Appender
-from ingest.log import LogError, NewRecord, kafka_reasons
+from ingest.log import LogError, NewRecord, kafka_producer, kafka_reasons
 from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_options import KafkaOptions
 from ingest.spool import Spool
@@ -184,3 +185,24 @@ async def test_a_topic_that_is_not_there_is_named_and_not_made(options: KafkaOpt
         options.prefix + name for name in (*TOPICS, "state")
     }
     await log.close()
+
+
+async def test_a_producer_whose_commit_does_not_end_is_closed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As aiokafka's does while the transaction's coordinator is away."""
+    monkeypatch.setattr(kafka_producer, "STOP_S", 0.05)
+    producer = AIOKafkaProducer(bootstrap_servers="127.0.0.1:1")
+    closed: list[str] = []
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def close() -> None:
+        closed.append("client")
+
+    monkeypatch.setattr(producer, "stop", never)
+    monkeypatch.setattr(producer.client, "close", close)
+    async with asyncio.timeout(5):
+        await kafka_producer._stopped(producer)
+    assert closed == ["client"]

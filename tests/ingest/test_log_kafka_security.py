@@ -196,9 +196,13 @@ ROLES = {
         (GROUP, "aggregator", READ),
     ],
     "publish": [
-        (TOPIC, "bars", READ),
-        *((TOPIC, "state", right) for right in (READ, WRITE)),
-        *((TRANSACTIONAL_ID, "publisher-0", right) for right in (WRITE, DESCRIBE)),
+        *((TOPIC, topic, READ) for topic in ALL_TOPICS),
+        (TOPIC, "state", WRITE),
+        *(
+            (TRANSACTIONAL_ID, name, right)
+            for name in ("publisher-0", "archive-0")
+            for right in (WRITE, DESCRIBE)
+        ),
     ],
     "topics create": [(TOPIC, topic, CREATE) for topic in ALL_TOPICS],
 }
@@ -232,9 +236,10 @@ async def test_the_documented_rights_are_enough(
         await log.commit(owner, [record("b", "bars")], {"k": b"1"})
         await member.leave()
     elif role == "publish":
-        assert await values(log, "bars") == []
-        owner = await log.acquire("publisher", 0)
-        await log.commit(owner, offsets={("bars", 0): 0})
+        for group, topic in (("publisher", "bars"), ("archive", "ticks.trades")):
+            assert await values(log, topic) == []
+            owner = await log.acquire(group, 0)
+            await log.commit(owner, offsets={(topic, 0): 0})
     await log.close()
 
 

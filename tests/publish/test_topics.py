@@ -62,7 +62,7 @@ def test_describe_shows_offsets_and_how_far_behind_readers_are(settings: LogSett
     asyncio.run(_use(settings))
     lines = done(settings, "describe")
     assert lines[3].startswith("state: partitions=2 replicas=1 cleanup.policy=compact ")
-    assert "ticks.trades/1: first=0 end=3 aggregator lag=2" in lines
+    assert "ticks.trades/1: first=0 end=3 aggregator lag=2 archive lag=3" in lines
     assert "ticks.trades/0: first=0 end=0" in lines
 
 
@@ -71,6 +71,8 @@ async def _use(settings: LogSettings) -> None:
     await log.append([NewRecord(TRADES_TOPIC, 1, b"", {})] * 3)
     owner = await log.acquire("aggregator", 1)
     await log.commit(owner, [NewRecord(BARS_TOPIC, 1, b"", {})], offsets={(TRADES_TOPIC, 1): 1})
+    archiving = await log.acquire("archive", 1)
+    await log.commit(archiving, offsets={(TRADES_TOPIC, 1): 0})
     await log.close()
 
 

@@ -180,8 +180,8 @@ def replay(
     import os
 
     from publish.progress import watched_progress
-    from publish.replay import ReplayOptions
-    from publish.replay import replay as run_replay
+    from publish.replay.command import ReplayOptions
+    from publish.replay.command import replay as run_replay
 
     options = ReplayOptions(
         recordings=recordings,

@@ -28,7 +28,7 @@ from benchmarks.result import Result
 from ingest.simulator.listings import BINANCE, many_natives
 from ingest.simulator.spans import record_span
 from publish.keys import KeyFile
-from publish.replay import ReplayOptions, replay
+from publish.replay.command import ReplayOptions, replay
 
 SYMBOLS = max(20, round(300 * scale()))
 SECONDS = 10

@@ -22,7 +22,7 @@ from ingest.simulator import DEFAULT_NATIVES, EXCHANGES
 from ingest.simulator.spans import record_span
 from publish import pipeline
 from publish.demo_table import BarTable
-from publish.replay import ReplayOptions, ReplaySummary, replay
+from publish.replay.command import ReplayOptions, ReplaySummary, replay
 from publish.settings import Settings
 
 _MARK = ".perpflow-demo"

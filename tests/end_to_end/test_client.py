@@ -25,7 +25,7 @@ from publish.catalog import METRICS
 from publish.layout import Part, Series
 from publish.merging import Position, Rows
 from publish.partitions import read_series, write_part
-from publish.replay import ReplayOptions, replay
+from publish.replay.command import ReplayOptions, replay
 from publish.store import Store
 from tests.end_to_end.processes import wait_until
 from tests.publish.conftest import free_ports

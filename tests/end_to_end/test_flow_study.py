@@ -16,7 +16,7 @@ from PIL import Image
 
 from ingest.simulator.spans import record_span
 from publish.keys import KeyFile
-from publish.replay import ReplayOptions, replay
+from publish.replay.command import ReplayOptions, replay
 from tests.end_to_end.processes import wait_until
 
 SEED = 20261123

@@ -23,7 +23,7 @@ from ingest.simulator.listing_changes import Change
 from ingest.simulator.spans import record_span
 from ingest.universe import fetch_instruments
 from publish.publisher import Publisher
-from publish.replay import ReplayOptions, replay
+from publish.replay.command import ReplayOptions, replay
 from publish.store import Store
 from tests.aggregate.reference import SECONDS
 from tests.end_to_end.processes import published

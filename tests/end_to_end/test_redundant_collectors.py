@@ -29,7 +29,7 @@ from ingest.simulator.spans import instruments_of
 from ingest.ticks import HEALED, Quotes, decode
 from ingest.ticks import Trades as Ticks
 from publish.publisher import Publisher
-from publish.replay import ReplayOptions, replay
+from publish.replay.command import ReplayOptions, replay
 from publish.store import Store
 from tests.end_to_end.collect import START_S, Running, collecting
 from tests.end_to_end.fault_accounts import (

@@ -15,7 +15,7 @@ import pytest
 
 from ingest.errors import UserError
 from ingest.recorded import recorded_ticks
-from publish.replay import ReplayOptions, ReplaySummary, replay
+from publish.replay.command import ReplayOptions, ReplaySummary, replay
 from tests.end_to_end.oracle import CLOCKS, SECONDS, Oracle
 from tests.end_to_end.recordings import (
     DATASETS,
@@ -298,7 +298,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def cut_up(monkeypatch: pytest.MonkeyPatch, chunk_frames: int) -> None:
     cut = functools.partial(recorded_ticks, chunk_frames=chunk_frames)
-    monkeypatch.setattr("publish.replay.recorded_ticks", cut)
+    monkeypatch.setattr("publish.replay.command.recorded_ticks", cut)
 
 
 @pytest.mark.parametrize(("processes", "chunk_frames"), [(2, 20_000), (1, 997), (2, 4096)])

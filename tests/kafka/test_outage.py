@@ -28,7 +28,7 @@ from ingest.simulator import DEFAULT_NATIVES, Simulator, recording_feed
 from ingest.simulator.spans import record_span
 from ingest.universe import fetch_instruments
 from publish.publisher import Publisher
-from publish.replay import ReplayOptions, replay
+from publish.replay.command import ReplayOptions, replay
 from publish.store import Store
 from tests.end_to_end.processes import (
     logged_ticks,

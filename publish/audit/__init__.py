@@ -1,0 +1,1 @@
+"""Published bars against the raw archive: recomputed, compared, reported, repaired."""

@@ -1,0 +1,1 @@
+"""History to bars, by the code that live runs on."""

@@ -152,7 +152,8 @@ class PartitionWorker:
     async def lag(self) -> float:
         """Tell the metrics how far behind the log's end it is; returns the seconds.
 
-        Infinite where the log ends before what was read: nothing more would come of it for long.
+        Infinite where what there is has yet to be read, and where the log ends before what was
+        read: nothing more would come of it for long.
         """
         worst = 0.0
         for (topic, partition), offset in self.positions().items():
@@ -171,7 +172,10 @@ class PartitionWorker:
                 worst = math.inf
             behind = max(0, end - offset)
             last_ns = self._last_ns[topic]
-            seconds = max(0.0, time.time() - last_ns / 1e9) if behind and last_ns else 0.0
+            if behind and not last_ns:
+                worst = math.inf
+                continue
+            seconds = max(0.0, time.time() - last_ns / 1e9) if behind else 0.0
             metrics.lag(topic, partition, behind, seconds)
             worst = max(worst, seconds)
         return worst

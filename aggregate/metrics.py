@@ -58,6 +58,7 @@ _HELD_TICKS = Gauge(
     "perpflow_aggregate_held_ticks", "Ticks held for seconds that are open", ["partition"]
 )
 _STATE_BYTES = Gauge("perpflow_aggregate_state_bytes", "Size of the committed state", ["partition"])
+_HELD = (_HELD_TICKS, _OPEN_WINDOWS, _STATE_BYTES)
 
 
 def sealed(seconds: float, records: int) -> None:
@@ -75,6 +76,18 @@ def watermark(shard: str, partition: int, now_ns: int) -> None:
         _WATERMARK.labels(shard, str(partition)).set(now_ns / 1e9)
 
 
+def state(partition: int, ticks: int, rows: int, size: int) -> None:
+    """What a partition holds: ticks, rows of open windows, bytes of state."""
+    for gauge, value in zip(_HELD, (ticks, rows, size), strict=True):
+        gauge.labels(str(partition)).set(value)
+
+
+def closed(ends: Mapping[tuple[str, str, str], int], now: float) -> None:
+    """Bars of windows that ended then (s), by (shard, clock, interval), are committed at `now`."""
+    for (_, clock, interval), end in ends.items():
+        _BAR_DELAY.labels(clock, interval).observe(now - end)
+
+
 def lag(topic: str, partition: int, records: int, seconds: float) -> None:
     _LAG.labels(topic, str(partition)).set(records)
     _LAG_SECONDS.labels(topic, str(partition)).set(seconds)
@@ -89,3 +102,6 @@ def forget(partition: int, shards: Iterable[str], topics: Iterable[str]) -> None
         for gauge in (_LAG, _LAG_SECONDS):
             with contextlib.suppress(KeyError):
                 gauge.remove(topic, str(partition))
+    for gauge in _HELD:
+        with contextlib.suppress(KeyError):
+            gauge.remove(str(partition))

@@ -167,6 +167,7 @@ class Healer:
         problem = ""
         for attempt in range(RETRIES):
             await self._budget.take(request.weight)
+            metrics.REST_WEIGHT.labels(self._exchange).inc(request.weight)
             try:
                 response = await client.request(
                     request.method, request.path, params=request.params, json=request.body

@@ -1,9 +1,15 @@
 """Prometheus metrics of ingest, counted per batch, never per tick; no label names a symbol."""
 
+from collections.abc import Collection, Iterable
+
 import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
-from ingest.ticks import F64
+from ingest.records import QUOTES, TRADES
+from ingest.ticks import F64, LIVE, Quotes, Trades
+from ingest.venues import ParseReport
+
+CONNECTION_STATES = ("connecting", "subscribing", "subscribed")
 
 
 class BatchHistogram(Histogram):
@@ -128,7 +134,7 @@ RECEIVED_BYTES = Counter(
 )
 CONNECTIONS = Gauge(
     "perpflow_connections",
-    "Connections wanted, by state: connecting, subscribing, subscribed",
+    f"Connections wanted, by state: {', '.join(CONNECTION_STATES)}",
     ["exchange", "state"],
 )
 QUEUED_RECORDS = Gauge(
@@ -166,3 +172,55 @@ CLOCK_UNCERTAINTY = Gauge(
     "How far the offset may be off: half the round trip",
     ["exchange"],
 )
+
+
+class Flow:
+    """What one session received, bound to its venue once; told once a flush."""
+
+    def __init__(self, exchange: str) -> None:
+        self._frames = FRAMES.labels(exchange)
+        self._trades = TICKS.labels(exchange, TRADES)
+        self._quotes = TICKS.labels(exchange, QUOTES)
+        self._ignored = IGNORED.labels(exchange)
+        self._live = {kind: _Live(exchange, kind) for kind in (TRADES, QUOTES)}
+
+    def parsed(self, report: ParseReport) -> None:
+        self._frames.inc(report.frames)
+        self._trades.inc(report.trades)
+        self._quotes.inc(report.quotes)
+        self._ignored.inc(report.ignored)
+
+    def arrived(self, trades: Collection[Trades], quotes: Collection[Quotes]) -> None:
+        self._live[TRADES].arrived(trades)
+        self._live[QUOTES].arrived(quotes)
+
+
+class _Live:
+    """How fresh the ticks of one kind are that came from the stream: neither backlog nor healed."""
+
+    def __init__(self, exchange: str, kind: str) -> None:
+        self._event = LAST_EVENT.labels(exchange, kind)
+        self._arrival = LAST_ARRIVAL.labels(exchange, kind)
+        self._age = EVENT_AGE.labels(exchange, kind)
+        self._newest = 0
+
+    def arrived(self, batches: Iterable[Trades] | Iterable[Quotes]) -> None:
+        live = [
+            (b.exchange_ts[now], b.local_ts[now])
+            for b in batches
+            if (now := b.origin == LIVE).any()
+        ]
+        if not live:
+            return
+        event, arrival = (np.concatenate(stamps) for stamps in zip(*live, strict=True))
+        self._newest = max(self._newest, int(event.max()))
+        self._event.set(self._newest / 1e9)
+        self._arrival.set(int(arrival.max()) / 1e9)
+        self._age.observe_many((arrival - event) / 1e9)
+
+
+def connections(exchange: str, states: Iterable[str]) -> None:
+    """Tell the state of each connection that is wanted."""
+    found = list(states)
+    for state in CONNECTION_STATES:
+        CONNECTIONS.labels(exchange, state).set(found.count(state))

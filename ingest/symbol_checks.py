@@ -116,6 +116,7 @@ class SymbolChecks:
         """Exchange time of the venue's last trade; None if it doesn't say."""
         request = newest_request(self._exchange, native)
         await self._budget.take(request.weight)
+        metrics.REST_WEIGHT.labels(self._exchange).inc(request.weight)
         try:
             response = await client.request(
                 request.method, request.path, params=request.params, json=request.body

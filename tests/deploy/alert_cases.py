@@ -219,21 +219,21 @@ COMPLETE = [
         on_both(
             "perpflow_trades_missing_total", lambda t: min(max(t - 6.9 * HOUR, 0.0), 5 * MINUTE)
         ),
-        step=7.5 * MINUTE,
+        step=5 * MINUTE,
     ),
     Case(
         "1 % for six hours",
         6 * HOUR,
         missing(0.5),
         [("CompletenessBurn", MISSING), ("CompletenessBurnSlow", MISSING), ("GapsUnhealed", VENUE)],
-        step=7.5 * MINUTE,
+        step=5 * MINUTE,
     ),
     Case(
         "0.4 % for a day",
         DAY,
         missing(0.2),
         [("CompletenessBurnSlow", MISSING), ("GapsUnhealed", VENUE)],
-        step=7.5 * MINUTE,
+        step=5 * MINUTE,
     ),
     Case("0.05 % for a day", DAY, missing(0.025), [("GapsUnhealed", VENUE)], step=5 * MINUTE),
     Case(

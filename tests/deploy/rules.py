@@ -32,10 +32,12 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for g in groups for rule in g["rules"] if "alert" in rule}
 
 
-def expressions() -> list[str]:
-    """Of alerts and recorded series."""
+def recorded() -> list[tuple[str, str]]:
+    """(name, expression) of every series that the rules record."""
     groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
-    return [rule["expr"] for group in groups for rule in group["rules"]]
+    return [
+        (rule["record"], rule["expr"]) for g in groups for rule in g["rules"] if "record" in rule
+    ]
 
 
 def flat(value: float) -> Value:

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from publish.exclusions import MEMORY_NS, Exclusions
+from publish.layout import instrument_path
 from publish.merging import EPOCH
 from publish.raw_chunks import (
     DAY_NS,
@@ -74,9 +74,9 @@ class _Piece:
 
 
 def day_key(of: Instrument, day: date) -> str:
-    symbol = f"/symbol={quote(of.symbol, safe=':')}" if of.symbol else ""
+    where = instrument_path(of.exchange, of.symbol) if of.symbol else f"exchange={of.exchange}"
     when = f"year={day.year:04}/month={day.month:02}/day={day.day:02}"
-    return f"{ROOT}/{of.kind}/exchange={of.exchange}{symbol}/{when}/data.parquet"
+    return f"{ROOT}/{of.kind}/{where}/{when}/data.parquet"
 
 
 def make_day(

@@ -17,9 +17,8 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from publish.api.access import DATA_PLANS, KEY_HEADER, PRIME_PLANS, SHORT_INTERVALS
-from publish.catalog import INTERVAL_NAMES
-from publish.keys import Key, KeyFile, KeysError, Plan
+from publish.api.access import DATA_PLANS, KEY_HEADER, intervals_of
+from publish.keys import Key, KeyFile, KeysError
 from publish.stream import channels, metrics
 from publish.stream.hub import Hub, Subscriber
 from publish.stream.limits import ControlLimit, Verdict
@@ -144,7 +143,7 @@ class StreamServer:
             _error(subscriber, request, "unknown_op", "ops are subscribe, unsubscribe and ping")
 
     async def _subscribe(self, subscriber: Subscriber, key: Key, body: dict[str, Any]) -> None:
-        access = channels.Access(self._live, _intervals(key.plan))
+        access = channels.Access(self._live, intervals_of(key.plan))
         try:
             granted, rejected = channels.read(body.get("channels"), access, subscriber.channels)
         except ValueError as error:
@@ -219,12 +218,6 @@ def _header(request: Request, name: str) -> str:
     """What a header says; "" if it is not there, or there more than once."""
     values = request.headers.get_all(name)
     return values[0] if len(values) == 1 else ""
-
-
-def _intervals(plan: Plan) -> list[str]:
-    """What a plan that has live data has of it."""
-    prime = plan in PRIME_PLANS
-    return [name for name in INTERVAL_NAMES if prime or name not in SHORT_INTERVALS]
 
 
 def _error(subscriber: Subscriber, request: object, code: str, message: str) -> None:

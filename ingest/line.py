@@ -16,6 +16,7 @@ from ingest.connection import MAX_MESSAGE, ArrivalConnection
 from ingest.limits import Limiter
 from ingest.records import QUOTES, TRADES
 from ingest.subscriptions import Due, Subscriptions
+from ingest.tasks import cancelled
 from ingest.universe import why
 from ingest.venues import (
     SUBSCRIBE,
@@ -234,8 +235,7 @@ class Line:
                 await self._subscribe(connection, watching)
                 return await watching
             finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                await cancelled(watching)
         except TimeoutError:
             return f"could not send for {SEND_S:g} s"
         except WebSocketException as error:

@@ -342,7 +342,7 @@ class Collector:
         self._put(self._session.receive(frames, line.notice, line))
 
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
-        if what in ("connected", "disconnected", "replaced"):
+        if what in ("connected", "channel-silent", "disconnected", "replaced"):
             self._put(self._session.event(what, path=feed.path, reason=reason))
         if what in ("subscribed", "replaced"):
             self._session.listen({native for _, native in feed.endpoint.channels})

@@ -56,9 +56,10 @@ class Feed:
 
     `deliver(line, frames)` gets the messages of each read in the order of their stamps; what the
     venue's parser finds among them goes back to `line.notice` and `line.heard`. `changed` is
-    called with ("connected" | "subscribed" | "confirmed" | "disconnected" | "replaced", reason) on
-    the event loop. The feeds of a venue share a `trouble`: one that can't be reached is told
-    once. With `overlap` false the old connection is closed before the next is opened.
+    called with ("connected" | "subscribed" | "confirmed" | "channel-silent" | "disconnected" |
+    "replaced", reason) on the event loop. The feeds of a venue share a `trouble`: one that can't be
+    reached is told once. With `overlap` false the old connection is closed before the next is
+    opened.
     """
 
     def __init__(
@@ -199,9 +200,10 @@ class Feed:
             line.pause()
         return _Running(line, loop.create_task(line.run()), loop.time())
 
-    def _told(self, line: Line, what: str) -> None:
-        if self._current is not None and line is self._current.line:
-            self._changed(self, what, "")
+    def _told(self, line: Line, what: str, reason: str) -> None:
+        current = self._current is not None and line is self._current.line
+        if current or what == "channel-silent":
+            self._changed(self, what, reason)
 
     def _lost(self, running: _Running, now: float) -> None:
         """The current line ended."""

@@ -163,8 +163,8 @@ class Session:
         due += [
             self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
         ]
-        # What replaces a connection that fell silent comes too late for what that left out.
-        if what == "disconnected" or details.get("reason") == "silence":
+        no_trades = what == "channel-silent" and details["reason"] == records.TRADES
+        if what == "disconnected" or no_trades:
             self._continuity.interrupted(DISCONNECT)
         elif what == "symbol-silent":
             self._continuity.silent(details["symbol"])

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.codes import Codes
-from ingest.gaps import SEQUENCE, Gap, fills_between
+from ingest.ended import Ended
+from ingest.gaps import SEQUENCE, Gap, fills_between, last_trades
 from ingest.ticks import BACKLOG, I64, Trades
 from ingest.untraded import Untraded
 
@@ -30,6 +31,7 @@ class FillContinuity:
         self._interrupted = SEQUENCE
         self._due: list[Gap] = []
         self._untraded = Untraded()
+        self._ended = Ended()
 
     def check(self, trades: Trades, aggregates: I64 | None = None) -> None:
         code = self._codes.of(trades)
@@ -90,7 +92,14 @@ class FillContinuity:
 
     def due(self, now: int | None = None) -> list[Gap]:
         found, self._due = self._due, []
-        return found
+        return found + [gap for over in self._ended.due(now) if (gap := self._last_trades(*over))]
+
+    def _last_trades(self, symbol: str, until: int) -> Gap | None:
+        since = self._untraded.ended(symbol)
+        known = symbol in self._codes.symbols
+        if known and (who := self._codes.symbols.index(symbol)) in self._last_ts:
+            since = self._last_ts[who]
+        return None if since is None else last_trades(symbol, None, min(since, until), until)
 
     def covered(self, symbols: Collection[str], since: int) -> None:
         known = {self._codes.symbols[who] for who in self._recent}
@@ -102,6 +111,9 @@ class FillContinuity:
 
     def silent(self, symbol: str) -> None:
         self._untraded.interrupted([symbol])
+
+    def ended(self, symbol: str, until: int) -> None:
+        self._ended.add(symbol, until)
 
     def settled(self, symbol: str, first: int, last: int) -> None:
         """Nothing: these gaps have no ids, and are due once."""

@@ -60,12 +60,17 @@ async def keeping(
     rest_port: int,
     ws_port: int | None = None,
     refresh_s: float = 60.0,
+    heal: bool = False,
 ) -> AsyncIterator[tuple[Keeper, list[Collector]]]:
     """A keeper that runs, and the collectors it made; it has stopped when the block is left."""
     made: list[Collector] = []
 
     def collector_of(found: Sequence[Instrument]) -> Collector:
-        settings = CollectorSettings(exchange, ws_url=f"ws://127.0.0.1:{ws_port or rest_port}")
+        settings = CollectorSettings(
+            exchange,
+            ws_url=f"ws://127.0.0.1:{ws_port or rest_port}",
+            rest_url=f"http://127.0.0.1:{rest_port}" if heal else None,
+        )
         made.append(Collector(settings, found, log, PARTITIONS, ArrivalClock()))
         return made[-1]
 

@@ -17,6 +17,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from ingest.tasks import cancelled, raise_first
 from publish.api.access import DATA_PLANS, KEY_HEADER, intervals_of
 from publish.keys import Key, KeyFile, KeysError
 from publish.stream import channels, metrics
@@ -75,7 +76,8 @@ class StreamServer:
             stack.push_async_callback(self._drain, server)
             for work in (self._heartbeats, self._recheck):
                 task = asyncio.create_task(work())
-                stack.push_async_callback(_cancelled, task)
+                stack.callback(raise_first, task)
+                stack.push_async_callback(cancelled, task)
             yield
 
     async def _handshake(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -206,12 +208,6 @@ class StreamServer:
     async def _drain(self, server: Server) -> None:
         server.close(code=RESTARTING, reason="the server is stopping")
         await server.wait_closed()
-
-
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 def _header(request: Request, name: str) -> str:

@@ -83,10 +83,16 @@ class Archive:
         self._added: dict[Unit, float] = {}
         self.caught_up = False
         """Whether the last look at the log found nothing unread."""
+        self.read_ns: dict[str, int] = {}
+        """When the last record read of each topic was appended (ns since the epoch)."""
 
     def stop(self) -> None:
         """Make `run` read on to the log's end (for some seconds at most), flush and return."""
         self._stopping.set()
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """The next offset to read of each partition."""
+        return dict(self._positions)
 
     async def run(self) -> None:
         """Archive until `stop`. Raises `StoreError` if stopped while the store fails.
@@ -155,6 +161,8 @@ class Archive:
                 self._positions[topic, partition] = offset + lost
             for record in some:
                 self._take(record)
+            if some:
+                self.read_ns[topic] = some[-1].appended_ns
             found = found or bool(some)
         self.caught_up = not found
         return found

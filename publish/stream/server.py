@@ -85,7 +85,12 @@ class StreamServer:
         assert isinstance(connection, _Connection)
         if request.path.partition("?")[0] != PATH:
             return _refusal(404, "not_found", f"The live stream is at {PATH}")
-        key = self._keys.authenticate(_header(request, KEY_HEADER))
+        try:
+            key = self._keys.authenticate(_header(request, KEY_HEADER))
+        except KeysError as error:
+            _log.error("the keys can't be read", problem=str(error))
+            message = "Keys can't be checked now, try again"
+            return _refusal(503, "keys_unavailable", message, **{"Retry-After": "2"})
         if key is None:
             return _refusal(401, "unauthorized", f"{KEY_HEADER} should be a valid API key")
         if key.plan not in DATA_PLANS:

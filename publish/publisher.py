@@ -15,7 +15,8 @@ from itertools import islice
 
 import structlog
 
-from ingest.log import Log, OffsetTrimmed, Ownership, TopicPartition
+from ingest.log import Log, Ownership, TopicPartition
+from ingest.log.reading import read_kept
 from ingest.records import BARS_TOPIC
 from publish import metrics
 from publish.layout import Series
@@ -135,15 +136,13 @@ class Publisher:
         """Read some of every partition; whether there was anything."""
         found = False
         for partition, offset in list(self._pending.positions.items()):
-            try:
-                records = await self._log.read(BARS_TOPIC, partition, offset, max_bytes=READ_BYTES)
-            except OffsetTrimmed as error:
-                first, _ = await self._log.bounds(BARS_TOPIC, partition)
-                _log.error("bars were lost to retention", count=first - offset, problem=str(error))
-                metrics.TRIMMED.inc(first - offset)
-                self._pending.positions[partition] = first
-                found = True
-                continue
+            records, lost = await read_kept(
+                self._log, BARS_TOPIC, partition, offset, max_bytes=READ_BYTES
+            )
+            if lost:
+                _log.error("bars were lost to retention", partition=partition, count=lost)
+                metrics.TRIMMED.inc(lost)
+                self._pending.positions[partition] = offset + lost
             for record in records:
                 self._pending.add(record)
             if records:

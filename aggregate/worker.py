@@ -13,7 +13,8 @@ from aggregate import metrics
 from aggregate.partition import PartitionAggregator
 from aggregate.shard import Rules
 from ingest import records
-from ingest.log import Log, NewRecord, OffsetTrimmed, Ownership, Record, TopicPartition
+from ingest.log import Log, NewRecord, Ownership, Record, TopicPartition
+from ingest.log.reading import read_kept
 
 COMMIT_EVERY_S = 1.0
 """A partition without new bars commits its offsets at least this often while it reads."""
@@ -96,14 +97,11 @@ class PartitionWorker:
 
     async def _next(self, topic: str) -> list[Record]:
         offset = self._state.positions[topic]
-        try:
-            found = await self._log.read(topic, self.partition, offset)
-        except OffsetTrimmed as error:
-            first, _ = await self._log.bounds(topic, self.partition)
-            log_.error("ticks were lost to retention", count=first - offset, problem=str(error))
-            metrics.TRIMMED.labels(topic).inc(first - offset)
-            self._state.positions[topic] = first
-            return []
+        found, lost = await read_kept(self._log, topic, self.partition, offset)
+        if lost:
+            log_.error("ticks were lost to retention", topic=topic, offset=offset, count=lost)
+            metrics.TRIMMED.labels(topic).inc(lost)
+            self._state.positions[topic] = offset + lost
         if found:
             self._last_ns[topic] = found[-1].appended_ns
         return found

@@ -18,6 +18,7 @@ import structlog
 from ingest import metrics
 from ingest.log import Log, LogError, NewRecord
 from ingest.spool import Spool
+from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 
 HIGH_WATER = 64 << 20
@@ -141,8 +142,7 @@ class Appender:
                 await self._append(batch)
                 await asyncio.shield(self._done(batch))
         finally:
-            spilling.cancel()
-            await asyncio.gather(spilling, return_exceptions=True)
+            await cancelled(spilling)
 
     async def drain(self) -> None:
         """Wait until everything put so far is durable; `run` must be running."""
@@ -159,9 +159,7 @@ class Appender:
         await asyncio.wait(
             {running, drained}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
         )
-        for task in (drained, running):
-            task.cancel()
-        await asyncio.gather(drained, running, return_exceptions=True)
+        await cancelled(drained, running)
         if spool is not None:
             await self.spill()
             await asyncio.to_thread(spool.close)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 from ingest import metrics
 from ingest.clock import ArrivalClock
@@ -12,6 +11,7 @@ from ingest.instruments import BINANCE, Instrument
 from ingest.limits import Limiter
 from ingest.line import Line
 from ingest.reassign import reassigned
+from ingest.tasks import cancelled, raise_first
 from ingest.venues import Channel, Endpoint, Frame, Venue
 
 RENEW_BEFORE_S = 3600.0
@@ -78,16 +78,16 @@ class Feeds:
         try:
             while not any(task.done() for task in tasks.values()):
                 self._news.clear()
-                await cancel([tasks.pop(f) for f in list(tasks) if f not in self._feeds])
+                await cancelled(*(tasks.pop(f) for f in list(tasks) if f not in self._feeds))
                 tasks |= {f: asyncio.create_task(f.run()) for f in self._feeds if f not in tasks}
                 changed = asyncio.create_task(self._news.wait())
                 await asyncio.wait({changed, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
-            raise_first(list(tasks.values()))
+            raise_first(*tasks.values())
         finally:
             if self._fallback is not None:
                 self._fallback.close()
-            await cancel(list(tasks.values()))
+            await cancelled(*tasks.values())
 
     def update(
         self,
@@ -183,16 +183,3 @@ class Feeds:
         """Binance's @aggTrade, for when @trade is silent."""
         endpoints = self._venue.endpoints(instruments, "aggTrade")
         return [e for e in endpoints if all(name == "aggTrade" for name, _ in e.channels)]
-
-
-async def cancel(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def raise_first(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    """Raise what ended a task that should not have ended."""
-    for task in tasks:
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            raise task.exception()  # type: ignore[misc]

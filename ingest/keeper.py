@@ -19,6 +19,7 @@ from ingest.collector import Collector
 from ingest.instrument_cache import load, save
 from ingest.instruments import Instrument
 from ingest.selection import dexes_of, select
+from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 from ingest.universe import InstrumentList, UniverseError, fetch_list, rest_base
 
@@ -92,9 +93,7 @@ class Keeper:
                 if tasks[2].done():
                     await tasks[2]
         finally:
-            for task in (stopping, *tasks):
-                task.cancel()
-            await asyncio.gather(stopping, *tasks, return_exceptions=True)
+            await cancelled(stopping, *tasks)
             self._stopped.set()
 
     async def stop(self) -> None:

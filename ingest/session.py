@@ -16,10 +16,10 @@ import numpy as np
 import orjson
 import structlog
 
-from ingest import metrics, records
+from ingest import continuity, metrics, records
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.clock import ArrivalClock
-from ingest.continuity import Continuity, continuity
+from ingest.continuity import Continuity
 from ingest.gaps import DISCONNECT, Gap
 from ingest.history import Print
 from ingest.instruments import partition_of
@@ -83,7 +83,7 @@ class Session:
         self.singles = self.quotes = 0
         """Trades that were no aggregates, and quotes, flushed so far."""
         self._state = ParserState()
-        self._continuity = checks or continuity(source.exchange)
+        self._continuity = checks or continuity.continuity(source.exchange)
         self._found = found
         self._cover = covered
         self.watch = SymbolWatch()
@@ -165,11 +165,14 @@ class Session:
         due += [
             self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
         ]
-        # What replaces a connection that fell silent comes too late for what that left out.
-        if what == "disconnected" or details.get("reason") == "silence":
+        no_trades = what == "channel-silent" and details["reason"] == records.TRADES
+        if what == "disconnected" or no_trades:
             self._continuity.interrupted(DISCONNECT)
         elif what == "symbol-silent":
             self._continuity.silent(details["symbol"])
+        elif what == "delisted":
+            until = self._clock.now() + continuity.LAST_NS
+            self._continuity.ended(details["symbol"], until)
         return due
 
     def healed(self, symbol: str, prints: Sequence[Print]) -> list[NewRecord]:

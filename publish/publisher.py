@@ -15,13 +15,14 @@ from itertools import islice
 
 import structlog
 
-from ingest.log import Log, OffsetTrimmed, Ownership, TopicPartition
+from ingest.log import Log, Ownership, TopicPartition
+from ingest.log.reading import read_kept
 from ingest.records import BARS_TOPIC
 from publish import metrics
 from publish.layout import Series
 from publish.open_days import OpenDays
 from publish.pending import Pending
-from publish.retries import STOP_S, StoreWork, threads_for
+from publish.retries import READ_ON_S, STOP_S, StoreWork, Unfinished, threads_for
 from publish.store import Store
 
 WAIT_S = 0.2
@@ -91,9 +92,11 @@ class Publisher:
                 await self._read_until(due)
                 await self._flush(self._due_intervals())
                 await self._tidy(time.monotonic() + self._every_s)
-            await self._read_to_the_end(time.monotonic() + STOP_S)
+            await self._read_to_the_end(time.monotonic() + READ_ON_S)
             await self._flush(self._pending.intervals)
             await self._tidy(time.monotonic() + STOP_S)
+        except Unfinished as left:
+            _log.warning("stopped before all bars were in files", problem=str(left))
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -133,15 +136,13 @@ class Publisher:
         """Read some of every partition; whether there was anything."""
         found = False
         for partition, offset in list(self._pending.positions.items()):
-            try:
-                records = await self._log.read(BARS_TOPIC, partition, offset, max_bytes=READ_BYTES)
-            except OffsetTrimmed as error:
-                first, _ = await self._log.bounds(BARS_TOPIC, partition)
-                _log.error("bars were lost to retention", count=first - offset, problem=str(error))
-                metrics.TRIMMED.inc(first - offset)
-                self._pending.positions[partition] = first
-                found = True
-                continue
+            records, lost = await read_kept(
+                self._log, BARS_TOPIC, partition, offset, max_bytes=READ_BYTES
+            )
+            if lost:
+                _log.error("bars were lost to retention", partition=partition, count=lost)
+                metrics.TRIMMED.inc(lost)
+                self._pending.positions[partition] = offset + lost
             for record in records:
                 self._pending.add(record)
             if records:

@@ -14,7 +14,6 @@ import httpx
 import numpy as np
 
 from tests.end_to_end.fault_accounts import Scrape, scrape
-from tests.end_to_end.processes import wait_until
 from tests.publish.conftest import free_ports
 
 STOP_S = 10.0
@@ -102,8 +101,11 @@ class Deployment:
         return self.daemons[called]
 
     def wait_ready(self, deadline_s: float) -> None:
+        deadline = time.monotonic() + deadline_s
         for daemon in self.daemons.values():
-            wait_until(lambda d=daemon: d.ready, deadline_s, f"{daemon.name} is ready")
+            while not daemon.ready:
+                assert time.monotonic() < deadline, (daemon.name, daemon.log.read_text()[-3000:])
+                time.sleep(0.05)
 
     def sample(self) -> None:
         for daemon in self.daemons.values():

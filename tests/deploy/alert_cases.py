@@ -338,10 +338,19 @@ RIGHT = [
         Case(
             f"{name}, unreadable",
             10 * MINUTE,
-            of_publisher(f"{name}_malformed_total", lambda t: float(t > 300)),
+            changed,
             [("RecordsUnreadable", {"job": "publish"})],
         )
-        for name in ("bars", "raw")
+        for name, changed in (
+            ("raw", of_publisher("raw_malformed_total", lambda t: float(t > 300))),
+            # A reason that was never seen begins as 1.
+            (
+                "bars",
+                of_publisher(
+                    "bars_malformed_total", lambda t: 1.0 if t > 300 else None, reason="schema"
+                ),
+            ),
+        )
     ),
 ]
 

@@ -117,7 +117,7 @@ def _venue(at: Mapping[str, str]) -> dict[str, Value]:
 
 
 def _published(at: Mapping[str, str]) -> dict[str, Value]:
-    counters = "bars_trimmed raw_trimmed bars_malformed raw_malformed"
+    counters = "bars_trimmed raw_trimmed raw_malformed"
     return {
         **{named(f"perpflow_{name}_total", **at): flat(0) for name in counters.split()},
         named("perpflow_last_flush_timestamp_seconds", **at): now(20),

@@ -290,6 +290,7 @@ class Collector:
             settings.exchange,
             settings.rest_url,
             self._natives_by_symbol,
+            self._clock,
             lambda symbol, prints: self._put(self._session.healed(symbol, prints)),
             lambda gap: self._put(self._session.gap(gap)),
             settings.processes,

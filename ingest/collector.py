@@ -9,8 +9,7 @@ true: when it is taken, every frame stamped before has been handed over.
 
 import asyncio
 import contextlib
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 import structlog
@@ -32,7 +31,6 @@ from ingest.limits import limiter, limits
 from ingest.line import Line
 from ingest.log import Log, NewRecord
 from ingest.log_wait import until_answered
-from ingest.recorder import Recorder
 from ingest.recording import RecordingHeader
 from ingest.records import TICK_TOPICS, Source
 from ingest.rest import budget
@@ -48,6 +46,8 @@ SPOOL_DRAIN_S = 5.0
 """How long a start waits for spooled records to reach the log before it looks for gaps."""
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
+PER_INSTRUMENT = 2
+"""Subscriptions: trades and quotes."""
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -81,26 +81,20 @@ class Collector:
         self._clock = clock
         self._active = {i.native: i for i in instruments}
         self._natives_by_symbol = {i.symbol: i.native for i in instruments}
-        self._covering = Covering(list(self._active))
         self._universe = Universe(instruments)
         channels = self._venue.trade_channels
         self._trades = trade_channel(settings.exchange, settings.trades or channels[0], channels)
         self._left_out: set[str] = set()
-        if len(instruments) > self._most:
+        most = limits(settings.exchange, settings.processes).subscriptions
+        if most is not None and PER_INSTRUMENT * len(instruments) > most:
             raise ValueError(
-                f"{settings.exchange} allows {2 * self._most} subscriptions, {len(instruments)} "
-                f"instruments need {2 * len(instruments)}: choose fewer"
+                f"{settings.exchange} allows {most} subscriptions, {len(instruments)} "
+                f"instruments need {PER_INSTRUMENT * len(instruments)}: choose fewer"
             )
         self._feeds: Feeds | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._confirmed = False
-
-    @property
-    def _most(self) -> int:
-        """How many instruments the venue's limits allow, each with its trades and its quotes."""
-        most = limits(self._settings.exchange, self._settings.processes).subscriptions
-        return sys.maxsize if most is None else most // 2
 
     @property
     def subscribed(self) -> bool:
@@ -130,7 +124,7 @@ class Collector:
     @property
     def uncovered(self) -> bool:
         """Whether there are instruments whose data is not complete yet."""
-        return bool(self._covering)
+        return self._feeds is None or bool(self._covering)
 
     @property
     def ticks(self) -> int:
@@ -144,12 +138,14 @@ class Collector:
         the log's end a session goes on, so that the trades that were missed meanwhile are found as
         a gap, recorded and healed. (Once collecting, what the log doesn't take is spooled.)
         """
+        self._limiter = limiter(self._settings.exchange, self._settings.processes)
         try:
             topics = dict.fromkeys(TICK_TOPICS, self._partitions)
             await self._answered(lambda: self._log.create(topics))
             if not self._stopping.is_set():
                 await self._collect()
         finally:
+            self._limiter.subscribe(self, 0)
             self._stopped.set()
 
     async def stop(self) -> None:
@@ -167,7 +163,7 @@ class Collector:
         natives = {i.symbol: i.native for i in self._universe.instruments}
         # A code has one native id: of two with one Atlas id, the second is for the next session.
         instruments = [i for i in instruments if natives.get(i.symbol, i.native) == i.native]
-        instruments = self._within_limits(instruments)
+        instruments = self._within_limits(instruments, self._active)
         change = changes(self._active, instruments)
         if not change:
             return
@@ -186,25 +182,31 @@ class Collector:
         known = {i.native: i for i in self._universe.instruments}
         self._feeds.update(known, gone, change.added, list(self._active.values()))
 
-    def _within_limits(self, instruments: Sequence[Instrument]) -> Sequence[Instrument]:
-        """Those that are collected already, and as many new ones as there is room for."""
-        known = [i for i in instruments if i.native in self._active]
-        new = [i for i in instruments if i.native not in self._active]
-        room = max(self._most - len(known), 0)
+    def _within_limits(
+        self, instruments: Sequence[Instrument], already: Collection[str] = ()
+    ) -> list[Instrument]:
+        """Those that are collected already, and as many new ones as all collectors of the venue
+        in this process leave room for."""
+        known = [i for i in instruments if i.native in already]
+        new = [i for i in instruments if i.native not in already]
+        room = max(self._limiter.subscriptions_left(self) // PER_INSTRUMENT - len(known), 0)
         left_out = {i.native for i in new[room:]}
         if left_out - self._left_out:
-            names = ", ".join(sorted(left_out)[:10])
             _log.error(
-                "the venue allows no more subscriptions, new listings are left out",
+                "the venue allows no more subscriptions, instruments are left out",
                 exchange=self._settings.exchange,
                 instruments=len(left_out),
-                first=names,
+                first=", ".join(sorted(left_out)[:10]),
             )
         self._left_out = left_out
-        return [*known, *new[:room]]
+        within = [*known, *new[:room]]
+        self._limiter.subscribe(self, PER_INSTRUMENT * len(within))
+        return within
 
     async def _collect(self) -> None:
         settings = self._settings
+        self._active = {i.native: i for i in self._within_limits(list(self._active.values()))}
+        self._covering = Covering(list(self._active))
         session_id = str(self._clock.now())
         shard = settings.shard or settings.exchange
         self._spool = await asyncio.to_thread(self._open_spool)
@@ -240,7 +242,7 @@ class Collector:
             settings.ws_url or self._venue.ws_url,
             self._trades,
             list(self._active.values()),
-            limiter(settings.exchange, settings.processes),
+            self._limiter,
             self._clock,
             self._deliver,
             self._changed,
@@ -329,13 +331,12 @@ class Collector:
         return Spool(settings.spool_dir / mine, settings.spool_bytes)
 
     def _recording_of(self, session_id: str) -> "FrameRecording | None":
-        directory = self._settings.record_dir
-        if directory is None:
+        settings, instruments = self._settings, self._universe.instruments
+        if settings.record_dir is None:
             return None
-        exchange = self._settings.exchange
-        instruments = self._universe.instruments
-        header = RecordingHeader(exchange, session_id, self._clock.now(), instruments, covered=())
-        return FrameRecording(Recorder(directory, header), exchange)
+        now = self._clock.now()
+        header = RecordingHeader(settings.exchange, session_id, now, instruments, covered=())
+        return FrameRecording(settings.record_dir, header)
 
     def _deliver(self, line: Line, frames: list[Frame]) -> None:
         if self._recording is not None:

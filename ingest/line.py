@@ -295,9 +295,11 @@ class Line:
         """Send within the venue's limits, unless the connection ends meanwhile."""
         for message in messages:
             free = asyncio.ensure_future(self._limiter.sending(self._budget))
-            await asyncio.wait({free, watching}, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait({free, watching}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await cancelled(free)
             if watching.done():
-                free.cancel()
                 return
             await _send(connection, message)
 
@@ -309,7 +311,7 @@ class Line:
         opened = loop.time()
         confirm_by = opened + self._patience()
         beat_at = opened + interval
-        closed = asyncio.ensure_future(connection.wait_closed())
+        closed = connection.connection_lost_waiter
         while True:
             await asyncio.wait({closed}, timeout=CHECK_S)
             if closed.done():

@@ -110,12 +110,33 @@ async def test_a_listing_beyond_the_venues_limit_is_left_out_and_told_once(
                 made,
             ),
         ):
-            await until(lambda: any("new listings are left out" in e["event"] for e in told))
+            await until(lambda: any("instruments are left out" in e["event"] for e in told))
             since = fetched._value.get()
             await until(lambda: fetched._value.get() > since + 0.5)
             assert {n for _, n in made[0].carries} == {stays, stays_too}
-    (line,) = (e for e in told if "new listings are left out" in e["event"])
+    (line,) = (e for e in told if "instruments are left out" in e["event"])
     assert (line["instruments"], line["first"]) == (1, comes)
+
+
+async def test_collectors_of_one_process_share_the_venues_limit_of_subscriptions(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(limits.LIMITS[HYPERLIQUID], subscriptions=4)
+    monkeypatch.setitem(limits.LIMITS, HYPERLIQUID, few)
+    market = Market(3, HYPERLIQUID, NAMES[HYPERLIQUID], start_ns=time.time_ns(), intensity=4.0)
+    with capture_logs() as told:
+        async with Simulator({HYPERLIQUID: market_feed(market)}) as simulator:
+            of = log, tmp_path, HYPERLIQUID
+            async with keeping(*of, ["BTC"], simulator.port) as (_, first):
+                await until(lambda: bool(first) and first[0].subscribed)
+                async with keeping(*of, ["ETH", "kPEPE"], simulator.port) as (_, second):
+                    await until(lambda: bool(second) and second[0].subscribed)
+                    assert {n for _, n in second[0].carries} == {"ETH"}
+                    await until(lambda: not second[0].uncovered)
+            async with keeping(*of, ["ETH", "kPEPE"], simulator.port) as (_, third):
+                await until(lambda: bool(third) and third[0].subscribed)
+                assert {n for _, n in third[0].carries} == {"ETH", "kPEPE"}
+    assert [e["first"] for e in told if "no more subscriptions" in e["event"]] == ["kPEPE"]
 
 
 async def test_a_contract_size_takes_effect_from_the_event_on(

@@ -30,7 +30,7 @@ WAIT_S, DRAIN_WAIT_S = 0.2, 0.02
 FIRST_RETRY_S, MAX_RETRY_S = 0.2, 10.0
 SLOW_S = 0.5
 """A partition whose step takes longer is no longer waited for by the others."""
-LAG_EVERY_S = 5.0
+LAG_EVERY_S, FIRST_LAG_EVERY_S = 5.0, 0.2
 READY_LAG_S = 10.0
 DRAIN_S = 5.0
 STOP_S = 3.0
@@ -251,4 +251,4 @@ class Aggregator:
             else:
                 at_work = bool(workers) and not self._taking
                 self.caught_up = at_work and max(lags, default=0.0) < READY_LAG_S
-            await asyncio.sleep(LAG_EVERY_S)
+            await asyncio.sleep(LAG_EVERY_S if self.caught_up else FIRST_LAG_EVERY_S)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import orjson
 
 from aggregate import bars, snapshot
+from aggregate.intervals import LADDER
+from aggregate.late_rows import LateRows
 from aggregate.shard import Rules, ShardAggregator
 from aggregate.watermark import NO_TIME, ShardTime
 from ingest import records
@@ -14,6 +16,7 @@ from ingest.log import NewRecord, Ownership, Record, TopicPartition
 from ingest.ticks import MalformedBatch, Quotes, Trades, decode
 
 _META = "partition"
+SECONDS = {interval.name: interval.seconds for interval in LADDER}
 
 
 @dataclass(slots=True)
@@ -21,6 +24,8 @@ class _Shard:
     bars: ShardAggregator
     time: ShardTime
     evicting: set[tuple[str, str, str]] = field(default_factory=set)
+    lagging: dict[tuple[records.Source, str], LateRows] = field(default_factory=dict)
+    """What came too late since the last `advance`, by its session and kind."""
 
 
 class PartitionAggregator:
@@ -35,6 +40,8 @@ class PartitionAggregator:
         self.partition = owner.partition
         self.rules = rules
         self.dropped: Counter[tuple[str, str, str]] = Counter()
+        self.closed: dict[tuple[str, str, str], int] = {}
+        """End (s) of the oldest window emitted and not told of, by (shard, clock, interval)."""
         self._eviction_ns = eviction_ns
         self._shards: dict[str, _Shard] = {}
         self._sequence: dict[str, int] = {}
@@ -95,7 +102,10 @@ class PartitionAggregator:
         except MalformedBatch:
             self.dropped["both", kind, "malformed_batch"] += 1
             return
-        self._shard(source).bars.add(ticks, source.collector, record.offset, reread=reread)
+        shard = self._shard(source)
+        late = shard.bars.add(ticks, source.collector, record.offset, reread=reread)
+        if late and not reread:
+            shard.lagging.setdefault((source, kind), LateRows()).add(ticks)
 
     def _repeated(self, record: Record, source: records.Source) -> bool:
         key = f"{source.shard}|{source.collector}|{source.session}|{record.topic}"
@@ -135,17 +145,34 @@ class PartitionAggregator:
             del self._sequence[key]
 
     def advance(self) -> list[NewRecord]:
-        """Records to commit: the bars and close marks that are due, and evictions."""
+        """Records to commit: bars and close marks that are due, evictions, what came too late."""
+        out = [record for shard in self._shards.values() for record in self._lagging(shard)]
         # Until everything the last owner read is held again, a seal would miss open ticks.
         if any(self.positions[topic] < read_to for topic, read_to in self._read_to.items()):
-            return []
-        out: list[NewRecord] = []
+            return out
         for name, shard in self._shards.items():
             for emitted in shard.bars.advance(shard.time.now):
                 out.append(bars.record(emitted, self.partition, shard.bars.exchange, name))
+                if isinstance(emitted, bars.BarBatch):
+                    self._note(name, emitted)
             self.dropped.update(shard.bars.dropped)
             shard.bars.dropped.clear()
             out += self._evictions(name, shard)
+        return out
+
+    def _note(self, shard: str, emitted: bars.BarBatch) -> None:
+        key = (shard, emitted.clock, emitted.interval)
+        if key not in self.closed:  # batches of a pass come in order of time
+            self.closed[key] = int(emitted.start.min()) + SECONDS[emitted.interval]
+
+    def _lagging(self, shard: _Shard) -> list[NewRecord]:
+        """For replay: what was left out because its seconds were sealed, and up to where."""
+        lagging, shard.lagging = shard.lagging, {}
+        out = []
+        for (source, kind), late in lagging.items():
+            value = late.record(kind, shard.bars.sealed).encode()
+            headers = source.headers(records.LAGGING, 0)
+            out.append(NewRecord(records.TRADES_TOPIC, self.partition, value, headers))
         return out
 
     def _evictions(self, name: str, shard: _Shard) -> list[NewRecord]:
@@ -162,6 +189,11 @@ class PartitionAggregator:
     def times(self) -> dict[str, int]:
         """Each shard's time (ns), -1 before its first promise."""
         return {name: shard.time.now for name, shard in self._shards.items()}
+
+    def held(self) -> tuple[int, int]:
+        """(ticks of seconds that are open, rows of windows that are)."""
+        held = [shard.bars.held() for shard in self._shards.values()]
+        return sum(ticks for ticks, _ in held), sum(rows for _, rows in held)
 
     def changes(self) -> dict[str, bytes | None]:
         """State keys that changed since the last call (None: gone)."""

@@ -99,6 +99,14 @@ class Feed:
         """Whether the venue has answered every subscription, some perhaps with an error."""
         return self._current is not None and self._current.line.subscribed
 
+    @property
+    def state(self) -> str:
+        """One of `metrics.CONNECTION_STATES`."""
+        if self.subscribed:
+            return "subscribed"
+        connected = self._current is not None and self._current.line.connection is not None
+        return "subscribing" if connected else "connecting"
+
     def pause(self) -> None:
         """Stop reading: the venue's data waits in the sockets' buffers."""
         self._paused = True

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from ingest import metrics
 from ingest.clock import ArrivalClock
 from ingest.fallback import Fallback, Switch
 from ingest.feed import Feed, trouble_of
@@ -138,6 +139,7 @@ class Feeds:
 
     def saw(self, trades: int, quotes: int) -> None:
         """So many single trades and quotes have come since the last call."""
+        metrics.connections(self._venue.name, (feed.state for feed in self._feeds))
         if self._fallback is not None and self._fallback.saw(trades, quotes):
             self._news.set()
 

@@ -310,10 +310,14 @@ class Line:
         interval = address.heartbeat[0] if address.heartbeat else HEARTBEAT_S
         opened = loop.time()
         confirm_by = opened + self._patience()
+        received = metrics.RECEIVED_BYTES.labels(address.exchange)
         beat_at = opened + interval
         closed = connection.connection_lost_waiter
+        told = 0
         while True:
             await asyncio.wait({closed}, timeout=CHECK_S)
+            received.inc(connection.received - told)
+            told = connection.received
             if closed.done():
                 return f"closed: {connection.protocol.close_exc}"
             now = loop.time()

@@ -61,6 +61,7 @@ async def ask(
 ) -> httpx.Response:
     """What the venue answers, whatever the status. Raises `httpx.HTTPError` if it doesn't."""
     await spending.take(request.weight)
+    metrics.REST_WEIGHT.labels(exchange).inc(request.weight)
     try:
         response = await venue.request(
             request.method, request.path, params=request.params, json=request.body

@@ -87,6 +87,7 @@ class Session:
         self._found = found
         self._cover = covered
         self.watch = SymbolWatch()
+        self._flow = metrics.Flow(source.exchange)
         self._aggregates: list[tuple[int, int]] = []
         self._report = ParseReport(aggregates=self._aggregates)
         self._told: set[str] = set()
@@ -143,6 +144,7 @@ class Session:
         quotes = self._batches(self._quotes, quotes_batch)
         self.quotes += sum(map(len, quotes.values()))
         self.watch.heard(list(trades.values()), list(quotes.values()))
+        self._flow.arrived(trades.values(), quotes.values())
         due = self._coverage([*trades.values(), *quotes.values()])
         due += [self._record(TRADES_TOPIC, p, records.TRADES, encode(b)) for p, b in trades.items()]
         due += [self._record(QUOTES_TOPIC, p, records.QUOTES, encode(b)) for p, b in quotes.items()]
@@ -308,10 +310,7 @@ class Session:
         if not report.frames:
             return
         exchange = self.source.exchange
-        metrics.FRAMES.labels(exchange).inc(report.frames)
-        metrics.TICKS.labels(exchange, records.TRADES).inc(report.trades)
-        metrics.TICKS.labels(exchange, records.QUOTES).inc(report.quotes)
-        metrics.IGNORED.labels(exchange).inc(report.ignored)
+        self._flow.parsed(report)
         for reason, n in report.malformed.items():
             metrics.MALFORMED.labels(exchange, reason).inc(n)
             if self._is_new(reason):

@@ -84,11 +84,18 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("local_from", pa.int64()),
             ("exchange_from", pa.int64()),
             ("anew", pa.bool_()),
+            ("kind", pa.utf8()),
+            ("local_to", pa.int64()),
+            ("row_from", pa.int64()),
+            ("row_to", pa.int64()),
+            ("sealed_exchange", pa.int64()),
+            ("sealed_true", pa.int64()),
         ]
     ),
 }
 """The columns of each kind's chunks; stamps are ns since the epoch. A session's event that is about
-all instruments has the symbol ""."""
+all instruments has the symbol "". Of the event `lagging` (records.Lagging) the last six columns are
+what came too late, the last two in seconds."""
 
 _HEADERS = ("exchange", "collector")
 _EVENTS = {
@@ -96,6 +103,7 @@ _EVENTS = {
     records.SESSION_END: "end",
     records.EVICTION: "evicted",
     records.COVERAGE: "covered",
+    records.LAGGING: "lagging",
 }
 
 
@@ -204,7 +212,8 @@ def _write(store: Store, key: str, table: pa.Table, offsets: str) -> None:
     metadata = {"perpflow.offsets": offsets, "perpflow.groups": orjson.dumps(groups)}
     sink = pa.BufferOutputStream()
     schema = table.schema.with_metadata(metadata)
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=False) as writer:
+    stamps_of = [name for name in ("exchange_ts", "local_ts") if name in schema.names]
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=stamps_of) as writer:
         for start, stop in spans:
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
     store.put(key, sink.getvalue().to_pybytes())
@@ -245,13 +254,6 @@ def valid(chunks: Sequence[Chunk]) -> list[Chunk]:
             for other in chunks
         )
     ]
-
-
-def read_group(store: Store, chunk: Chunk, group: Group) -> pa.Table:
-    with store.reading(chunk.key) as source:
-        return pq.ParquetFile(source, metadata=chunk.file).read_row_group(
-            group.index, use_threads=False
-        )
 
 
 def _ticks(kind: str, batches: Sequence[tuple[Record, Trades | Quotes]]) -> pa.Table:
@@ -299,6 +301,8 @@ def _event(record: Record, event: str) -> pa.Table:
         "shard": of["shard"],
         "session": of["session"],
     }
+    if event == "lagging":
+        return _lagging(about, records.Lagging.decode(record.value))
     if event != "covered":
         return pa.Table.from_pylist([about], SCHEMAS[SESSIONS])
     covered = records.Coverage.decode(record.value)
@@ -308,5 +312,16 @@ def _event(record: Record, event: str) -> pa.Table:
             about | {"symbol": symbol, "local_ts": covered.local_from} | stamps
             for symbol in covered.symbols
         ],
+        SCHEMAS[SESSIONS],
+    )
+
+
+def _lagging(about: Mapping[str, Any], late: records.Lagging) -> pa.Table:
+    stamps = {name: getattr(late, name) for name in ("kind", "sealed_exchange", "sealed_true")}
+    names = ("symbol", "local_from", "local_to", "row_from", "row_to")
+    columns = (late.symbols, late.local_from, late.local_to, late.row_from, late.row_to)
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    return pa.Table.from_pylist(
+        [{**about, **stamps, **row, "local_ts": row["local_from"]} for row in rows],
         SCHEMAS[SESSIONS],
     )

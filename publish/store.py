@@ -21,6 +21,7 @@ from botocore.parsers import ResponseParserError
 from s3fs.utils import FileExpired
 
 from ingest.errors import UserError
+from publish import metrics
 from publish.settings import PublishSettings
 
 _PROBE = ".perpflow-write-check"
@@ -95,6 +96,7 @@ class Store:
             return
         with self._errors("write", key):
             self._fs.pipe_file(self._path(key), data)
+        _count(key)
 
     @contextmanager
     def replacing(self, key: str) -> Iterator[IO[bytes]]:
@@ -102,6 +104,7 @@ class Store:
         place = self._replacing_file if self._local else self._replacing_s3
         with self._errors("write", key), place(key) as sink:
             yield sink
+        _count(key)
 
     def copy(self, source: str, key: str) -> None:
         """Make `key` what `source` is, durable when it returns."""
@@ -110,6 +113,7 @@ class Store:
                 self._link(Path(self._path(source)), Path(self._path(key)))
             else:
                 self._fs.cp_file(self._path(source), self._path(key))
+        _count(key)
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises `NotFound`."""
@@ -201,14 +205,18 @@ class Store:
     @contextmanager
     def _errors(self, action: str, key: str, missing: bool = False) -> Iterator[None]:
         """`missing`: the object may not be there, and that is `NotFound`."""
+        began = time.perf_counter()
         try:
             yield
+            metrics.STORE_SECONDS.labels(action).observe(time.perf_counter() - began)
         except _FAILURES as error:
             kind = StoreError
             if missing and isinstance(error, FileNotFoundError):
                 kind = NotFound
             elif isinstance(error, FileExpired):
                 kind = Replaced
+            if kind is not NotFound:
+                metrics.STORE_FAILURES.labels(action).inc()
             raise kind(f"{self.url}: can't {action} {key}: {error}") from error
 
     @contextmanager
@@ -258,6 +266,11 @@ def open_store(settings: PublishSettings) -> Store:
         encryption=settings.s3_encryption,
         kms_key=settings.s3_kms_key,
     )
+
+
+def _count(key: str) -> None:
+    tree, separator, _ = key.partition("/")
+    metrics.FILES.labels(tree if separator else "other").inc()
 
 
 def _encrypted(encryption: str | None, kms_key: str | None) -> dict[str, str]:

@@ -9,14 +9,15 @@ true: when it is taken, every frame stamped before has been handed over.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
 
+from ingest.allowance import Allowance, refuse_too_many
 from ingest.appender import Appender
 from ingest.batches import Universe
-from ingest.changes import changes
+from ingest.changes import Changes, changes
 from ingest.clock import ArrivalClock
 from ingest.collector_settings import CollectorSettings
 from ingest.continuity import Continuity
@@ -27,7 +28,7 @@ from ingest.feeds import Feeds
 from ingest.frame_recording import FrameRecording
 from ingest.healing import Healer
 from ingest.instruments import Instrument
-from ingest.limits import limiter, limits
+from ingest.limits import limiter
 from ingest.line import Line
 from ingest.log import Log, NewRecord
 from ingest.log_wait import until_answered
@@ -46,8 +47,6 @@ SPOOL_DRAIN_S = 5.0
 """How long a start waits for spooled records to reach the log before it looks for gaps."""
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
-PER_INSTRUMENT = 2
-"""Subscriptions: trades and quotes."""
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -74,6 +73,7 @@ class Collector:
         """Raises ValueError for an unknown exchange or trades channel, or no instruments."""
         if not instruments:
             raise ValueError(f"{settings.exchange}: no instruments to collect")
+        refuse_too_many(settings.exchange, len(instruments), settings.processes)
         self._settings = settings
         self._venue = venue(settings.exchange)
         self._log = log
@@ -84,13 +84,7 @@ class Collector:
         self._universe = Universe(instruments)
         channels = self._venue.trade_channels
         self._trades = trade_channel(settings.exchange, settings.trades or channels[0], channels)
-        self._left_out: set[str] = set()
-        most = limits(settings.exchange, settings.processes).subscriptions
-        if most is not None and PER_INSTRUMENT * len(instruments) > most:
-            raise ValueError(
-                f"{settings.exchange} allows {most} subscriptions, {len(instruments)} "
-                f"instruments need {PER_INSTRUMENT * len(instruments)}: choose fewer"
-            )
+        self._gone: list[Instrument] = []
         self._feeds: Feeds | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -138,20 +132,29 @@ class Collector:
         the log's end a session goes on, so that the trades that were missed meanwhile are found as
         a gap, recorded and healed. (Once collecting, what the log doesn't take is spooled.)
         """
-        self._limiter = limiter(self._settings.exchange, self._settings.processes)
+        exchange = self._settings.exchange
+        self._limiter = limiter(exchange, self._settings.processes)
+        self._allowance = Allowance(exchange, self._limiter)
         try:
             topics = dict.fromkeys(TICK_TOPICS, self._partitions)
             await self._answered(lambda: self._log.create(topics))
             if not self._stopping.is_set():
                 await self._collect()
         finally:
-            self._limiter.subscribe(self, 0)
+            self._allowance.end()
             self._stopped.set()
 
     async def stop(self) -> None:
         """Close the connections, flush, end the session; returns when `run` has."""
         self._stopping.set()
         await self._stopped.wait()
+
+    def delisted(self, instruments: Sequence[Instrument]) -> None:
+        """These were collected by the session before, and trade no more: before `run`."""
+        known = {i.symbol for i in self._universe.instruments}
+        self._gone = [i for i in instruments if i.symbol not in known]
+        self._universe = self._universe.changed(self._gone)
+        self._natives_by_symbol |= {i.symbol: i.native for i in self._gone}
 
     def update(self, instruments: Sequence[Instrument]) -> None:
         """Collect these from now on: what is new, gone or of another contract size is recorded.
@@ -163,15 +166,13 @@ class Collector:
         natives = {i.symbol: i.native for i in self._universe.instruments}
         # A code has one native id: of two with one Atlas id, the second is for the next session.
         instruments = [i for i in instruments if natives.get(i.symbol, i.native) == i.native]
-        instruments = self._within_limits(instruments, self._active)
+        instruments = self._allowance.take(instruments, self._active)
         change = changes(self._active, instruments)
         if not change:
             return
         self._universe = self._universe.changed([*change.added, *change.resized])
         self._put(self._session.update(self._universe))
-        for what, details in change.events():
-            self._put(self._session.event(what, **details))
-            _log.info("instrument", exchange=self._settings.exchange, what=what, **details)
+        self._record(change)
         self._active = {i.native: i for i in instruments}
         self._natives_by_symbol |= {i.symbol: i.native for i in instruments}
         gone = {i.native for i in change.gone}
@@ -182,30 +183,14 @@ class Collector:
         known = {i.native: i for i in self._universe.instruments}
         self._feeds.update(known, gone, change.added, list(self._active.values()))
 
-    def _within_limits(
-        self, instruments: Sequence[Instrument], already: Collection[str] = ()
-    ) -> list[Instrument]:
-        """Those that are collected already, and as many new ones as all collectors of the venue
-        in this process leave room for."""
-        known = [i for i in instruments if i.native in already]
-        new = [i for i in instruments if i.native not in already]
-        room = max(self._limiter.subscriptions_left(self) // PER_INSTRUMENT - len(known), 0)
-        left_out = {i.native for i in new[room:]}
-        if left_out - self._left_out:
-            _log.error(
-                "the venue allows no more subscriptions, instruments are left out",
-                exchange=self._settings.exchange,
-                instruments=len(left_out),
-                first=", ".join(sorted(left_out)[:10]),
-            )
-        self._left_out = left_out
-        within = [*known, *new[:room]]
-        self._limiter.subscribe(self, PER_INSTRUMENT * len(within))
-        return within
+    def _record(self, change: Changes) -> None:
+        for what, details in change.events():
+            self._put(self._session.event(what, **details))
+            _log.info("instrument", exchange=self._settings.exchange, what=what, **details)
 
     async def _collect(self) -> None:
         settings = self._settings
-        self._active = {i.native: i for i in self._within_limits(list(self._active.values()))}
+        self._active = {i.native: i for i in self._allowance.take(list(self._active.values()))}
         self._covering = Covering(list(self._active))
         session_id = str(self._clock.now())
         shard = settings.shard or settings.exchange
@@ -249,6 +234,7 @@ class Collector:
             self._switched,
         )
         self._put(self._session.start())
+        self._record(changes({i.native: i for i in self._gone}, ()))
         working = [asyncio.create_task(self._feeds.run()), asyncio.create_task(self._keep_time())]
         if self._healer is not None:
             working.append(asyncio.create_task(self._healer.run()))

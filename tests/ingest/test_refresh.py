@@ -168,6 +168,34 @@ async def test_a_contract_size_takes_effect_from_the_event_on(
     assert changed == PARTITIONS
 
 
+async def test_what_is_delisted_while_its_collector_is_gone_is_healed(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuity, "LAST_NS", 300_000_000)
+    stays, goes, _ = NAMES[OKX]
+    start = time.time_ns()
+    script = [Change(5.0, OKX, goes, trading=False)]
+    market = Market(3, OKX, [stays, goes], start, channels=CHANNELS[OKX], intensity=20.0)
+    of = log, tmp_path, OKX, ["all"]
+    async with Simulator({OKX: market_feed(market)}, changes=script) as simulator:
+        async with keeping(*of, simulator.port, heal=True) as (_, made):
+            await until(lambda: bool(made) and made[0].ticks > 300)
+            symbol = next(i.symbol for i in made[0]._universe.instruments if i.native == goes)
+        before = (await read_trades(log, PARTITIONS)).symbols[OKX, symbol].ids
+        await until(lambda: simulator.market_ns > start + 5_100_000_000, "delisted")
+        for _ in range(2):  # the second time it is known
+            async with keeping(*of, simulator.port, heal=True) as (_, again):
+                await until(lambda made=again: bool(made) and made[0].ticks > 20)  # type: ignore[misc]
+                waited = time.time_ns() + 600_000_000
+                await until(lambda at=waited: time.time_ns() > at)  # type: ignore[misc]
+                await until(lambda made=again: not made[0].healing)  # type: ignore[misc]
+        ledger = simulator.ledgers[OKX].trades(f"{CHANNELS[OKX][0]}:{goes}")
+    found = (await read_trades(log, PARTITIONS)).symbols[OKX, symbol]
+    assert ledger.id.max() > before.max()
+    assert found.ids.tolist() == [i for i in ledger.id.tolist() if i >= before[0]]
+    assert [g.state for g in found.gaps if g.reason == DELISTED] == ["open", "healed"]
+
+
 @pytest.mark.parametrize("exchange", list(NAMES))
 async def test_what_is_delisted_while_its_connection_is_down_is_healed_or_in_a_recorded_gap(
     exchange: str, log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

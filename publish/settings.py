@@ -254,7 +254,8 @@ class IngestSettings(Section):
 
     `refresh`: how often the venues' instrument lists are read for listings and changes.
     `processes_per_address`: how many perpflow processes collect the same venues from this machine's
-    address; each uses that part of the venues' limits on connections, messages and REST requests.
+    address; each uses that part of the venues' limits on connections, messages, subscriptions and
+    REST requests.
     What the log can't take waits in `spool_dir` (by default beside the log, `<log.path>.spool`), up
     to `spool_mb` a venue, then reading pauses.
     """

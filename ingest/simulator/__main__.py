@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ingest import event_loop
 from ingest.errors import UserError
 from ingest.simulator import EXCHANGES, Feed, Market, Simulator, market_feed, recording_feed
 from ingest.simulator.flow import SECOND
@@ -21,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not 0 <= options.port < 1 << 16:
             raise ValueError(f"--port {options.port}: a port must be 0-65535")
         feeds = _feeds(options)
-        event_loop.run(_serve(options, feeds))
+        asyncio.run(_serve(options, feeds))
     except (ValueError, UserError, OSError, OverflowError) as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2

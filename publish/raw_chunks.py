@@ -192,22 +192,40 @@ def write_chunks(
 
 
 def _write(store: Store, key: str, table: pa.Table, offsets: str) -> None:
+    sink = pa.BufferOutputStream()
+    write_groups(sink, table, {"perpflow.offsets": offsets}, compression="zstd")
+    store.put(key, sink.getvalue().to_pybytes())
+
+
+def write_groups(
+    sink: Any,
+    table: pa.Table,
+    metadata: Mapping[str, str],
+    most_rows: int | None = None,
+    **options: Any,
+) -> None:
+    """Write rows that are in order of exchange and symbol, a row group an instrument.
+
+    Of more than `most_rows` several. `perpflow.groups` is added to the metadata; `options` are the
+    parquet writer's.
+    """
     exchange, symbol = (table[name].combine_chunks() for name in ("exchange", "symbol"))
     codes = np.stack([exchange.indices.to_numpy(), symbol.indices.to_numpy()])
     stamps = table["local_ts"].to_numpy()
     names = exchange.dictionary.to_pylist(), symbol.dictionary.to_pylist()
-    spans = list(_runs(*codes))
+    spans = [
+        (at, min(at + (most_rows or stop), stop))
+        for start, stop in _runs(*codes)
+        for at in range(start, stop, most_rows or stop)
+    ]
     groups = [
         [names[0][codes[0, a]], names[1][codes[1, a]], *_range(stamps[a:b]), b - a]
         for a, b in spans
     ]
-    metadata = {"perpflow.offsets": offsets, "perpflow.groups": orjson.dumps(groups)}
-    sink = pa.BufferOutputStream()
-    schema = table.schema.with_metadata(metadata)
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=False) as writer:
+    schema = table.schema.with_metadata({**metadata, "perpflow.groups": orjson.dumps(groups)})
+    with pq.ParquetWriter(sink, schema, write_statistics=False, **options) as writer:
         for start, stop in spans:
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
-    store.put(key, sink.getvalue().to_pybytes())
 
 
 def _range(stamps: npt.NDArray[np.int64]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from publish.replay.import_frames import import_frames
 from publish.replay.import_tables import import_table
 from publish.replay.imported import Imported, find, finish, sweep
 from publish.replay.opening import expand, fetch, opened, size_of
-from publish.replay.overlaps import refuse_overlaps
+from publish.replay.overlaps import refuse_overlaps, same_content
 from publish.replay.sources import FRAMES, recognise
 from publish.replay.sources.base import Input, Layout, SourceError
 from publish.replay.sources.texts import first_lines
@@ -165,7 +165,7 @@ def _table(
         digest = settings.digest(file.layout.format, file.layout.kind, source.sha256)
         done = find(scratch, digest)
         if done is not None:
-            return done
+            return replace(done, sources=[done.sources[0] | {"url": file.url}])
         contracts = Contracts(settings.exchange, settings.lists)
         imported = import_table(
             source, file.layout, contracts, settings.latency_ns, digest, scratch, progress
@@ -189,13 +189,15 @@ def _import_frames(
             said = Layout(FRAMES, exchange=header.exchange if header else None)
             exchange = _exchange_of(_File(file.url, said, file.size), options)
             by_exchange.setdefault(exchange, []).append(source)
-        for exchange, sources in by_exchange.items():
+        for exchange, of in by_exchange.items():
+            sources = list({source.sha256: source for source in reversed(of)}.values())
             settings = _settings(exchange, lists, None)
-            digest = settings.digest(FRAMES, *(source.sha256 for source in sources))
+            digest = settings.digest(FRAMES, *sorted(source.sha256 for source in sources))
             done = find(scratch, digest)
             if done is None:
                 done = import_frames(
                     sources, exchange, settings.lists, digest, scratch, options.processes, progress
                 )
                 finish(scratch, done)
-            yield done
+            again = [same_content(source.url) for source in of if source not in sources]
+            yield replace(done, problems=done.problems + again)

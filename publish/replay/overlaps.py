@@ -1,11 +1,17 @@
 """A day given twice: what is the same is read once, what is not is refused."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from publish.replay.imported import Imported
 from publish.replay.sources import FRAMES
 from publish.replay.sources.base import SourceError
+
+
+def same_content(url: str) -> str:
+    """What is said of a file that is another once more."""
+    return f"{url} has the content of a file before it: read once"
 
 
 def refuse_overlaps(found: Sequence[Imported]) -> list[Imported]:
@@ -15,7 +21,11 @@ def refuse_overlaps(found: Sequence[Imported]) -> list[Imported]:
     """
     out: dict[str, Imported] = {}
     for imported in found:
-        if imported.digest not in out:
+        if imported.digest in out:
+            note = same_content(imported.sources[0]["url"])
+            first = out[imported.digest]
+            out[imported.digest] = replace(first, problems=[*first.problems, note])
+        else:
             out[imported.digest] = imported
     spans: dict[tuple[str, str, str], list[tuple[int, int, Imported]]] = {}
     for imported in out.values():

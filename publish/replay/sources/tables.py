@@ -162,14 +162,13 @@ def read_blocks(
     layout: Layout,
     types: Mapping[str, pa.DataType],
     report: Report,
-    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Block]:
     """The columns that `types` names, of all rows that can be read; empty cells are null.
 
     The others are reported. Raises `SourceError` for damage, and for a file that has more than
     `BAD_ROWS` of them.
     """
-    for line, text in _texts(stream, name, layout.header, block_bytes):
+    for line, text in _texts(stream, name, layout.header, BLOCK_BYTES):
         for first, part, table in _tables(text, name, line, layout, types, report):
             if table.num_rows:
                 yield Block(name, first, part, table)

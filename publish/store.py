@@ -26,7 +26,7 @@ from publish.settings import PublishSettings
 _PROBE = ".perpflow-write-check"
 _TEMPORARY = ".perpflow-tmp-"
 _ABANDONED_S = 3600.0
-_FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
+FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
 """What a store that can't or won't do raises: the file system, S3's answers, the way there."""
 _S3_CONFIG = {
     "connect_timeout": 5,
@@ -203,7 +203,7 @@ class Store:
         """`missing`: the object may not be there, and that is `NotFound`."""
         try:
             yield
-        except _FAILURES as error:
+        except FAILURES as error:
             kind = StoreError
             if missing and isinstance(error, FileNotFoundError):
                 kind = NotFound

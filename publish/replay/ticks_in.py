@@ -4,7 +4,7 @@ An area is a store with the own archive (`raw/`, and `raw_open/` of days not ove
 sources were imported to:
 
     raw_import/{trades,quotes,gaps,sessions}/{digest}/{number}.parquet     chunks, see raw_chunks.py
-    raw_import/…/{digest}/done.json                                        what they cover, last
+    raw_import/done/{digest}.json                                          what they cover, last
 """
 
 import hashlib
@@ -139,6 +139,14 @@ class RawTicks:
             if row["event"] == "covered" and row["symbol"] == self.symbol
         ]
 
+    def named(self, keys: set[str]) -> dict[str, str]:
+        """The digests of files by what users know them by; an import's are its sources'."""
+        if self._area.imports is None:
+            return {key: self.sources[key] for key in sorted(keys)}
+        used = {key.split("/")[2] for key in keys}
+        found = (of for name in sorted(used) for of in self._done(name)["sources"])
+        return {of["url"]: of["sha256"] for of in found}
+
     def _done(self, name: str) -> Any:
         return read_done(self.store, name)
 
@@ -180,7 +188,7 @@ class RawTicks:
 
 def read_done(store: Store, name: str) -> Any:
     """What an import's done.json says."""
-    return orjson.loads(store.get(f"{IMPORTS}/{name}.json"))
+    return orjson.loads(store.get(f"{IMPORTS}/done/{name}.json"))
 
 
 def digest(piece: Piece) -> str:

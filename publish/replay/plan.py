@@ -8,13 +8,15 @@ from datetime import date, timedelta
 from aggregate.shard import Rules
 from publish import raw_chunks, raw_days
 from publish.merging import EPOCH
-from publish.raw_chunks import DAY_NS, QUOTES, SESSIONS, TRADES, read_chunk
+from publish.raw_chunks import DAY_NS, QUOTES, SESSIONS, TRADES, read_chunk, read_groups
 from publish.raw_days import Instrument, existing_day, parse_day_key
 from publish.raw_pieces import Piece, pieces_of_chunk
 from publish.replay.month import MonthUnit
 from publish.replay.ticks_in import Area
 from publish.store import Store
 
+NONE, RECORDED = "none", "recorded"
+END_NS = 1 << 62
 Months = set[tuple[int, int]]
 
 
@@ -91,6 +93,72 @@ def _open_pieces(store: Store) -> Iterator[tuple[Instrument, Piece]]:
 
 def _pieces(store: Store, kind: str, key: str) -> Iterator[tuple[Instrument, Piece]]:
     chunk = read_chunk(store, key)
-    for group in chunk.groups:
-        [piece] = pieces_of_chunk(chunk, lambda of, group=group: of is group)
+    places = zip(chunk.groups, pieces_of_chunk(chunk, lambda group: True), strict=True)
+    for group, piece in places:
         yield Instrument(kind, group.exchange, group.symbol), piece
+
+
+@dataclass(slots=True)
+class _Imports:
+    """What imports have of an instrument."""
+
+    names: list[str] = field(default_factory=list)
+    arrivals: set[str] = field(default_factory=set)
+    low: int = END_NS
+    high: int = 0
+
+    @property
+    def arrival(self) -> str:
+        """That of all of it: what one part lacks the whole can't have."""
+        if NONE in self.arrivals:
+            return NONE
+        return next((of for of in sorted(self.arrivals) if of != RECORDED), RECORDED)
+
+
+def imported_units(
+    place: PublishSettings, imports: Sequence[Imported], rules: Rules
+) -> list[tuple[MonthUnit, str]]:
+    """Every month of every instrument of the imports, with how its arrival times are known.
+
+    Without arrival times there is no true clock. Raises `StoreError`.
+    """
+    store = open_store(place)
+    found: dict[tuple[str, str], _Imports] = defaultdict(_Imports)
+    for imported in imports:
+        for kind in (TRADES, QUOTES):
+            for key in imported.keys(kind):
+                chunk = read_groups(store, key)
+                pieces = pieces_of_chunk(chunk, lambda group: True)
+                for group, piece in zip(chunk.groups, pieces, strict=True):
+                    has = found[group.exchange, group.symbol]
+                    if imported.digest not in has.names:
+                        has.names.append(imported.digest)
+                    has.arrivals.add(imported.arrival)
+                    oldest = piece.low if piece.oldest is None else piece.oldest
+                    has.low, has.high = min(has.low, piece.low, oldest), max(has.high, piece.high)
+        for symbol, _, _, _, exchange_to, _ in imported.coverage:
+            has = found[imported.exchange, symbol]
+            has.high = max(has.high, exchange_to - 1)
+    return [
+        (
+            MonthUnit(
+                Area(place, tuple(has.names)),
+                exchange,
+                symbol,
+                *month,
+                rules,
+                (EXCHANGE,) if has.arrival == NONE else CLOCKS,
+            ),
+            has.arrival,
+        )
+        for (exchange, symbol), has in sorted(found.items())
+        if has.names
+        for month in _months(has.low, has.high)
+    ]
+
+
+def _months(low: int, high: int) -> Iterator[tuple[int, int]]:
+    """The calendar months from one stamp (ns) to another."""
+    first, last = (datetime.fromtimestamp(ns // NS, UTC) for ns in (low, high))
+    for number in range(first.year * 12 + first.month - 1, last.year * 12 + last.month):
+        yield number // 12, number % 12 + 1

@@ -1,19 +1,22 @@
 """Which months of which instruments there are in a raw area: the units of a replay or an audit."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
+from aggregate.intervals import CLOCKS, EXCHANGE, NS
 from aggregate.shard import Rules
 from publish import raw_chunks, raw_days
 from publish.merging import EPOCH
 from publish.raw_chunks import DAY_NS, QUOTES, SESSIONS, TRADES, read_chunk, read_groups
 from publish.raw_days import Instrument, existing_day, parse_day_key
 from publish.raw_pieces import Piece, pieces_of_chunk
+from publish.replay.imported import Imported
 from publish.replay.month import MonthUnit
 from publish.replay.ticks_in import Area
-from publish.store import Store
+from publish.settings import PublishSettings
+from publish.store import Store, open_store
 
 NONE, RECORDED = "none", "recorded"
 END_NS = 1 << 62
@@ -26,7 +29,6 @@ class _Exchange:
 
     months: dict[str, Months] = field(default_factory=lambda: defaultdict(set))
     days: set[date] = field(default_factory=set)
-    last_keys: list[tuple[Instrument, date]] = field(default_factory=list)
     high: int = 0
 
     def add(self, of: Instrument, day: date) -> None:

@@ -58,7 +58,7 @@ class Made:
 
 @dataclass(slots=True)
 class Changes:
-    """What writing changes, by new, same, different, gone: rows, and partitions (a series' days)."""
+    """What writing changes: rows, and a series' days; each new, same, different or gone."""
 
     rows: Counter[str] = field(default_factory=Counter)
     days: Counter[str] = field(default_factory=Counter)

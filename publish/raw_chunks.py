@@ -13,6 +13,7 @@ lowest local_ts, highest, rows], …].
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -84,11 +85,18 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("local_from", pa.int64()),
             ("exchange_from", pa.int64()),
             ("anew", pa.bool_()),
+            ("kind", pa.utf8()),
+            ("local_to", pa.int64()),
+            ("row_from", pa.int64()),
+            ("row_to", pa.int64()),
+            ("sealed_exchange", pa.int64()),
+            ("sealed_true", pa.int64()),
         ]
     ),
 }
 """The columns of each kind's chunks; stamps are ns since the epoch. A session's event that is about
-all instruments has the symbol ""."""
+all instruments has the symbol "". Of the event `lagging` (records.Lagging) the last six columns are
+what came too late, the last two in seconds."""
 
 _HEADERS = ("exchange", "collector")
 _EVENTS = {
@@ -96,6 +104,7 @@ _EVENTS = {
     records.SESSION_END: "end",
     records.EVICTION: "evicted",
     records.COVERAGE: "covered",
+    records.LAGGING: "lagging",
 }
 
 
@@ -223,7 +232,8 @@ def write_groups(
         for a, b in spans
     ]
     schema = table.schema.with_metadata({**metadata, "perpflow.groups": orjson.dumps(groups)})
-    with pq.ParquetWriter(sink, schema, write_statistics=False, **options) as writer:
+    dated = [name for name in ("exchange_ts", "local_ts") if name in schema.names]
+    with pq.ParquetWriter(sink, schema, write_statistics=dated, **options) as writer:
         for start, stop in spans:
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
 
@@ -241,16 +251,32 @@ def _runs(*columns: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
 
 def read_chunk(store: Store, key: str) -> Chunk:
     """What a chunk holds, without its rows. Raises `StoreError`."""
+    with _understood(key):
+        file, groups = _read_metadata(store, key)
+        partition, first, end = map(int, file.metadata[b"perpflow.offsets"].split(b":"))
+        return Chunk(key, partition, first, end, parse_key(key)[4], groups, file)
+
+
+def read_groups(store: Store, key: str) -> Chunk:
+    """`read_chunk` of a file of another's rows: no log's records are in it. Raises `StoreError`."""
+    with _understood(key):
+        file, groups = _read_metadata(store, key)
+        return Chunk(key, 0, 0, 0, 0, groups, file)
+
+
+def _read_metadata(store: Store, key: str) -> tuple[pq.FileMetaData, tuple[Group, ...]]:
+    with store.reading(key) as source:
+        file = pq.ParquetFile(source).metadata
+    groups = orjson.loads(file.metadata[b"perpflow.groups"])
+    return file, tuple(Group(i, *of) for i, of in enumerate(groups))
+
+
+@contextmanager
+def _understood(key: str) -> Iterator[None]:
     try:
-        with store.reading(key) as source:
-            file = pq.ParquetFile(source).metadata
-            partition, first, end = map(int, file.metadata[b"perpflow.offsets"].split(b":"))
-            groups = orjson.loads(file.metadata[b"perpflow.groups"])
+        yield
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{key} is not a chunk of perpflow: move it away") from error
-    epoch = parse_key(key)[4]
-    places = tuple(Group(i, *of) for i, of in enumerate(groups))
-    return Chunk(key, partition, first, end, epoch, places, file)
 
 
 def valid(chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -263,13 +289,6 @@ def valid(chunks: Sequence[Chunk]) -> list[Chunk]:
             for other in chunks
         )
     ]
-
-
-def read_group(store: Store, chunk: Chunk, group: Group) -> pa.Table:
-    with store.reading(chunk.key) as source:
-        return pq.ParquetFile(source, metadata=chunk.file).read_row_group(
-            group.index, use_threads=False
-        )
 
 
 def _ticks(kind: str, batches: Sequence[tuple[Record, Trades | Quotes]]) -> pa.Table:
@@ -317,6 +336,8 @@ def _event(record: Record, event: str) -> pa.Table:
         "shard": of["shard"],
         "session": of["session"],
     }
+    if event == "lagging":
+        return _lagging(about, records.Lagging.decode(record.value))
     if event != "covered":
         return pa.Table.from_pylist([about], SCHEMAS[SESSIONS])
     covered = records.Coverage.decode(record.value)
@@ -326,5 +347,16 @@ def _event(record: Record, event: str) -> pa.Table:
             about | {"symbol": symbol, "local_ts": covered.local_from} | stamps
             for symbol in covered.symbols
         ],
+        SCHEMAS[SESSIONS],
+    )
+
+
+def _lagging(about: Mapping[str, Any], late: records.Lagging) -> pa.Table:
+    stamps = {name: getattr(late, name) for name in ("kind", "sealed_exchange", "sealed_true")}
+    names = ("symbol", "local_from", "local_to", "row_from", "row_to")
+    columns = (late.symbols, late.local_from, late.local_to, late.row_from, late.row_to)
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    return pa.Table.from_pylist(
+        [{**about, **stamps, **row, "local_ts": row["local_from"]} for row in rows],
         SCHEMAS[SESSIONS],
     )

@@ -115,7 +115,7 @@ def _exchange_of(file: _File, options: ImportOptions) -> str:
         raise SourceError(f"{file.url} is of {said}, not {given}")
     exchange = said or given
     if exchange is None:
-        raise SourceError(f"{file.url} does not say which exchange it is of: pass --exchange")
+        raise SourceError(f"{file.url} does not say which exchange it is of: pass --venue")
     return exchange
 
 

@@ -3,7 +3,6 @@
 What a command needs is imported when it runs, so that `--help` and refusals are immediate.
 """
 
-import asyncio
 import sys
 import time
 from collections.abc import Coroutine
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ingest.errors import UserError
-
-__version__ = "0.1.0"
+from publish.version import VERSION
 
 if TYPE_CHECKING:
     from publish.settings import Settings
@@ -69,16 +67,15 @@ def _log_start(text: str) -> "Start":
         raise typer.BadParameter(str(error)) from None
 
 
-def _await(work: Coroutine[Any, Any, None]) -> None:
-    import uvloop
+def _await(settings: "Settings", work: Coroutine[Any, Any, None]) -> None:
+    from ingest.event_loop import run
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work)
+    run(work, uvloop=settings.runtime.uvloop)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"perpflow {__version__}")
+        print(f"perpflow {VERSION}")
         raise typer.Exit
 
 
@@ -100,7 +97,7 @@ def run(config: Config = None, assignments: Assignments = None) -> None:
         raise UserError(f"{_NO_VENUE}: {_ADD_VENUE}")
     from publish import pipeline
 
-    _await(pipeline.run(settings))
+    _await(settings, pipeline.run(settings))
 
 
 @app.command()
@@ -111,7 +108,7 @@ def ingest(config: Config = None, assignments: Assignments = None) -> None:
         raise UserError(f"{_NO_VENUE}: {_ADD_VENUE}")
     from publish import daemons
 
-    _await(daemons.ingest(settings))
+    _await(settings, daemons.ingest(settings))
 
 
 @app.command()
@@ -120,7 +117,7 @@ def aggregate(config: Config = None, assignments: Assignments = None) -> None:
     settings = _settings(config, assignments)
     from publish import daemons
 
-    _await(daemons.aggregate(settings))
+    _await(settings, daemons.aggregate(settings))
 
 
 @app.command()
@@ -129,7 +126,7 @@ def publish(config: Config = None, assignments: Assignments = None) -> None:
     settings = _settings(config, assignments)
     from publish import daemons
 
-    _await(daemons.publish(settings))
+    _await(settings, daemons.publish(settings))
 
 
 @app.command()
@@ -256,7 +253,7 @@ def tail(
     from publish.tail import TailOptions, tail_log
 
     options = TailOptions(topic, start, partition, follow, limit)
-    _await(tail_log(settings.log, options, sys.stdout.buffer))
+    _await(settings, tail_log(settings.log, options, sys.stdout.buffer))
 
 
 @app.command()
@@ -272,7 +269,7 @@ def topics(
     settings = _settings(config, assignments)
     from publish.topics import topics as run_topics
 
-    _await(run_topics(settings.log, action, sys.stdout))
+    _await(settings, run_topics(settings.log, action, sys.stdout))
 
 
 @app.command()
@@ -296,7 +293,10 @@ def instruments(
     settings = _settings(config, assignments)
     from publish.instruments import InstrumentsOptions, show_instruments
 
-    _await(show_instruments(settings, InstrumentsOptions(venue, patterns or (), cached, as_json)))
+    _await(
+        settings,
+        show_instruments(settings, InstrumentsOptions(venue, patterns or (), cached, as_json)),
+    )
 
 
 @app.command()
@@ -316,7 +316,7 @@ def doctor(
         raise UserError(_NO_VENUE)
     from publish.doctor import examine
 
-    _await(examine(settings, (timeout or 10_000_000_000) / 1e9))
+    _await(settings, examine(settings, (timeout or 10_000_000_000) / 1e9))
 
 
 @app.command()
@@ -325,7 +325,7 @@ def serve(config: Config = None, assignments: Assignments = None) -> None:
     settings = _settings(config, assignments)
     from publish.serve import serve as run_serve
 
-    _await(run_serve(settings))
+    _await(settings, run_serve(settings))
 
 
 keys = typer.Typer(help="The API's keys.", no_args_is_help=True)

@@ -24,9 +24,9 @@ from ingest.continuity import Continuity
 from ingest.covering import Covering
 from ingest.fallback import Switch
 from ingest.feed import Feed
-from ingest.feeds import Feeds, cancel, raise_first
+from ingest.feeds import Feeds
 from ingest.frame_recording import FrameRecording
-from ingest.healing import Healer, budget
+from ingest.healing import Healer
 from ingest.instruments import Instrument
 from ingest.limits import limiter, limits
 from ingest.line import Line
@@ -35,10 +35,12 @@ from ingest.log_wait import until_answered
 from ingest.recorder import Recorder
 from ingest.recording import RecordingHeader
 from ingest.records import TICK_TOPICS, Source
+from ingest.rest import budget
 from ingest.resume import resume
 from ingest.session import Session
 from ingest.spool import Spool
 from ingest.symbol_checks import SymbolChecks
+from ingest.tasks import cancelled, raise_first
 from ingest.venues import Channel, Frame, venue
 from ingest.venues.common import trade_channel
 
@@ -255,12 +257,12 @@ class Collector:
         try:
             await asyncio.wait({appending, stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel([stopping, *working])
+            await cancelled(stopping, *working)
             self._put(self._session.end())
             if self._recording is not None:
                 self._recording.close()
             await self._appender.finish(appending, STOP_S)
-        raise_first([appending, *working])
+        raise_first(appending, *working)
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T | None:
         """What the log answers, however long that takes; None at a stop."""
@@ -340,7 +342,7 @@ class Collector:
         self._put(self._session.receive(frames, line.notice, line))
 
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
-        if what in ("connected", "disconnected", "replaced"):
+        if what in ("connected", "channel-silent", "disconnected", "replaced"):
             self._put(self._session.event(what, path=feed.path, reason=reason))
         if what in ("subscribed", "replaced"):
             self._session.listen({native for _, native in feed.endpoint.channels})
@@ -353,7 +355,7 @@ class Collector:
         self._confirmed = False
         if self._feeds is None or not self._covering:
             return
-        ready = self._covering.take(self._feeds.wanted, self._feeds.carries)
+        ready = self._covering.take(self._feeds.standing)
         if not ready:
             return
         local_from = self._clock.now()

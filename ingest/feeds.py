@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
+from ingest import metrics
 from ingest.clock import ArrivalClock
 from ingest.fallback import Fallback, Switch
 from ingest.feed import Feed, trouble_of
@@ -11,6 +11,7 @@ from ingest.instruments import BINANCE, Instrument
 from ingest.limits import Limiter
 from ingest.line import Line
 from ingest.reassign import reassigned
+from ingest.tasks import cancelled, raise_first
 from ingest.venues import Channel, Endpoint, Frame, Venue
 
 RENEW_BEFORE_S = 3600.0
@@ -77,16 +78,16 @@ class Feeds:
         try:
             while not any(task.done() for task in tasks.values()):
                 self._news.clear()
-                await cancel([tasks.pop(f) for f in list(tasks) if f not in self._feeds])
+                await cancelled(*(tasks.pop(f) for f in list(tasks) if f not in self._feeds))
                 tasks |= {f: asyncio.create_task(f.run()) for f in self._feeds if f not in tasks}
                 changed = asyncio.create_task(self._news.wait())
                 await asyncio.wait({changed, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
-            raise_first(list(tasks.values()))
+            raise_first(*tasks.values())
         finally:
             if self._fallback is not None:
                 self._fallback.close()
-            await cancel(list(tasks.values()))
+            await cancelled(*tasks.values())
 
     def update(
         self,
@@ -139,6 +140,7 @@ class Feeds:
 
     def saw(self, trades: int, quotes: int) -> None:
         """So many single trades and quotes have come since the last call."""
+        metrics.connections(self._venue.name, (feed.state for feed in self._feeds))
         if self._fallback is not None:
             self._fallback.saw(trades, quotes)
 
@@ -181,16 +183,3 @@ class Feeds:
         """Binance's @aggTrade, for when @trade is silent."""
         endpoints = self._venue.endpoints(instruments, "aggTrade")
         return [e for e in endpoints if all(name == "aggTrade" for name, _ in e.channels)]
-
-
-async def cancel(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def raise_first(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    """Raise what ended a task that should not have ended."""
-    for task in tasks:
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            raise task.exception()  # type: ignore[misc]

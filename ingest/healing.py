@@ -9,18 +9,13 @@ import httpx
 import orjson
 import structlog
 
-from ingest import metrics
+from ingest import rest
 from ingest.gaps import Gap
 from ingest.history import BadAnswer, Print, Request, Walk, walk
-from ingest.instruments import BINANCE, HYPERLIQUID, OKX
-from ingest.limits import PerLoop
+from ingest.instruments import BINANCE, HYPERLIQUID
 from ingest.records import PARTLY, UNHEALABLE, WHOLE, GapRecord
 from ingest.session import gap_record
-from ingest.universe import TIMEOUT_S, USER_AGENT
 
-BUDGETS = {BINANCE: (20.0, 400.0), OKX: (7.0, 5.0), HYPERLIQUID: (15.0, 200.0)}
-"""Weight a second, and at once. Venue limits: 2400 a minute, 20 requests in 2 s, 1200 a minute;
-what is left is for instrument lists and other collectors of the same address."""
 MAX_MISSING = 500_000
 """Longer gaps are for the venues' daily archives: over REST they would take all of the budget for
 a quarter of an hour and more."""
@@ -28,39 +23,8 @@ KEY_WANTED = (400, 401, 403)
 """Statuses by which Binance asks for an API key, as it may for historicalTrades (§7)."""
 RETRIES = 6
 FIRST_RETRY_S = 0.5
-DEFAULT_RETRY_AFTER_S = {429: 10.0, 418: 120.0}
-"""When the venue doesn't say: 418 is a ban, of two minutes at least (EXCHANGES §1.4)."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Budget:
-    """A token bucket: `rate` of weight a second, `burst` of it at once."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = self._left = burst
-        self._at: float | None = None
-
-    async def take(self, weight: float) -> None:
-        """Wait until that much may be spent."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if self._at is not None:
-            self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        self._left -= weight
-        if self._left < 0:
-            await asyncio.sleep(-self._left / self._rate)
-
-
-_SHARED: PerLoop[Budget] = PerLoop()
-
-
-def budget(exchange: str, processes: int = 1) -> Budget:
-    """The one that all collectors of a venue on the running loop share: a part of the address's."""
-    rate, burst = BUDGETS[exchange]
-    return _SHARED.get(exchange, lambda: Budget(rate / processes, burst / processes))
 
 
 class _Refused(Exception):
@@ -93,7 +57,7 @@ class Healer:
         self._natives = natives
         self._deliver = deliver
         self._closed = closed
-        self._budget = budget(exchange, processes)
+        self._budget = rest.budget(exchange, processes)
         self._gaps: asyncio.PriorityQueue[tuple[int, int, Gap]] = asyncio.PriorityQueue()
         self._added = 0
         self._trades = True  # Binance's single trades are there for us
@@ -105,10 +69,7 @@ class Healer:
         self._gaps.put_nowait((gap.missing or 0, self._added, gap))
 
     async def run(self) -> None:
-        headers = {"User-Agent": USER_AGENT}
-        async with httpx.AsyncClient(
-            base_url=self._base, headers=headers, timeout=TIMEOUT_S
-        ) as client:
+        async with rest.client(self._base) as client:
             while True:
                 _, _, gap = await self._gaps.get()
                 record = await self._heal(client, gap)
@@ -166,25 +127,19 @@ class Healer:
         it, after as long as the venue says."""
         problem = ""
         for attempt in range(RETRIES):
-            await self._budget.take(request.weight)
             try:
-                response = await client.request(
-                    request.method, request.path, params=request.params, json=request.body
-                )
+                response = await rest.ask(client, self._exchange, self._budget, request)
             except httpx.HTTPError as error:
                 problem = f"can't reach {self._base}: {error or type(error).__name__}"
-                metrics.REST_REQUESTS.labels(self._exchange, "failed").inc()
                 await asyncio.sleep(FIRST_RETRY_S * 2**attempt)
                 continue
             status = response.status_code
-            metrics.REST_REQUESTS.labels(self._exchange, str(status)).inc()
             if status == 200:
                 with suppress(ValueError):
                     return orjson.loads(response.content)
                 raise _Refused("bad answer: not JSON")
             problem = f"{request.path} answered {status}: {response.text[:100]}"
-            if status in DEFAULT_RETRY_AFTER_S:
-                delay = _retry_after(response) or DEFAULT_RETRY_AFTER_S[status]
+            if delay := rest.retry_after(response):
                 _log.warning("asked to wait", exchange=self._exchange, status=status, wait_s=delay)
                 await asyncio.sleep(delay)
             elif status >= 500:
@@ -192,11 +147,3 @@ class Healer:
             else:
                 raise _Refused(problem, status)
         raise _Refused(problem)
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, as the venues send it (RFC 9110 §10.2.3 also allows a date)."""
-    try:
-        return max(float(response.headers["Retry-After"]), 0.0)
-    except (KeyError, ValueError):
-        return None

@@ -14,15 +14,19 @@ from pathlib import Path
 import structlog
 
 from ingest import metrics
+from ingest.clock_offset import venue_offset
 from ingest.collector import Collector
 from ingest.instrument_cache import load, save
 from ingest.instruments import Instrument
 from ingest.selection import dexes_of, select
+from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 from ingest.universe import InstrumentList, UniverseError, fetch_list, rest_base
 
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
+CLOCK_S = 5.0
+"""How long asking a venue for its time may take."""
 
 _log = structlog.get_logger(__name__)
 
@@ -89,9 +93,7 @@ class Keeper:
                 if tasks[2].done():
                     await tasks[2]
         finally:
-            for task in (stopping, *tasks):
-                task.cancel()
-            await asyncio.gather(stopping, *tasks, return_exceptions=True)
+            await cancelled(stopping, *tasks)
             self._stopped.set()
 
     async def stop(self) -> None:
@@ -114,6 +116,7 @@ class Keeper:
         """Tell the collector what the venue lists, again and again."""
         wait_s = 0.0
         while True:
+            await self._measure_clock()
             # With jitter, so that collectors that started together don't ask together.
             await asyncio.sleep(max(self._settings.refresh_s * random.uniform(0.9, 1.1), wait_s))
             found, wait_s = await self._fetched()
@@ -123,6 +126,13 @@ class Keeper:
             elif found is not None:
                 # In maintenance nothing trades: the streams are worth more than the list.
                 self._tell("nothing that is wanted trades, the subscriptions stay", found.url)
+
+    async def _measure_clock(self) -> None:
+        measured = await venue_offset(self._settings.exchange, self._url, CLOCK_S)
+        if measured is not None:
+            ahead, within = measured
+            metrics.CLOCK_OFFSET.labels(self._settings.exchange).set(ahead / 1e3)
+            metrics.CLOCK_UNCERTAINTY.labels(self._settings.exchange).set(within / 1e3)
 
     async def _fetched(self) -> tuple[InstrumentList | None, float]:
         """The venue's list, None if it can't be had; and how long the venue wants to be left."""

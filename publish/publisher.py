@@ -15,7 +15,8 @@ from itertools import islice
 
 import structlog
 
-from ingest.log import Log, OffsetTrimmed, Ownership, TopicPartition
+from ingest.log import Log, Ownership, TopicPartition
+from ingest.log.reading import read_kept
 from ingest.records import BARS_TOPIC
 from publish import metrics
 from publish.layout import Series
@@ -71,6 +72,8 @@ class Publisher:
         self._to_fold: dict[Series, list[date]] = {}
         self.caught_up = False
         """Whether the last look at the log found nothing unread."""
+        self.read_ns: dict[str, int] = {}
+        """When the last record read of each topic was appended (ns since the epoch)."""
 
     def stop(self) -> None:
         """Make `run` read on to the log's end (for some seconds at most), flush and return."""
@@ -118,7 +121,7 @@ class Publisher:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
-                await self._log.wait(self._positions(), min(WAIT_S, left))
+                await self._log.wait(self.positions(), min(WAIT_S, left))
             elif time.monotonic() >= deadline:
                 return
 
@@ -131,21 +134,25 @@ class Publisher:
         """Read some of every partition; whether there was anything."""
         found = False
         for partition, offset in list(self._pending.positions.items()):
-            try:
-                records = await self._log.read(BARS_TOPIC, partition, offset, max_bytes=READ_BYTES)
-            except OffsetTrimmed as error:
-                first, _ = await self._log.bounds(BARS_TOPIC, partition)
-                _log.error("bars were lost to retention", count=first - offset, problem=str(error))
-                metrics.TRIMMED.inc(first - offset)
-                self._pending.positions[partition] = first
-                found = True
-                continue
+            records, lost = await read_kept(
+                self._log, BARS_TOPIC, partition, offset, max_bytes=READ_BYTES
+            )
+            if lost:
+                _log.error("bars were lost to retention", partition=partition, count=lost)
+                metrics.TRIMMED.inc(lost)
+                self._pending.positions[partition] = offset + lost
             for record in records:
                 self._pending.add(record)
+            if records:
+                self.read_ns[BARS_TOPIC] = records[-1].appended_ns
             found = found or bool(records)
         self.caught_up = not found
-        metrics.PENDING_BYTES.set(self._pending.size)
+        self._tell_pending()
         return found
+
+    def _tell_pending(self) -> None:
+        metrics.PENDING_BYTES.set(self._pending.size)
+        metrics.PENDING_RECORDS.set(len(self._pending))
 
     def _due_intervals(self) -> set[str]:
         """The intervals whose bars are to be written now."""
@@ -174,7 +181,8 @@ class Publisher:
             for series, over in days.due(new.closed).items():
                 self._to_fold[series] = over
             await self._commit_flushed()
-        metrics.PENDING_BYTES.set(pending.size)
+        self._tell_pending()
+        metrics.FOLDS_PENDING.set(len(self._to_fold))
         metrics.LAST_FLUSH.set(self._now())
 
     async def _tidy(self, deadline: float) -> None:
@@ -195,6 +203,7 @@ class Publisher:
             await self._work.until_done("fold", tasks)
             for series in some:
                 del self._to_fold[series]
+            metrics.FOLDS_PENDING.set(len(self._to_fold))
         await self._commit_flushed()
         expired = self._days.expired()
         while expired and in_time():
@@ -214,5 +223,6 @@ class Publisher:
                 await self._log.commit(self._owners[partition], offsets=at)
                 self._committed[partition] = offset
 
-    def _positions(self) -> dict[TopicPartition, int]:
+    def positions(self) -> dict[TopicPartition, int]:
+        """The next offset to read of each partition."""
         return {(BARS_TOPIC, p): offset for p, offset in self._pending.positions.items()}

@@ -332,6 +332,12 @@ class MetricsSettings(Section):
     host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
 
 
+class RuntimeSettings(Section):
+    """How every daemon runs. `uvloop`: on that event loop, where it is installed."""
+
+    uvloop: bool = True
+
+
 class Settings(Section):
     """All settings, checked."""
 
@@ -342,3 +348,4 @@ class Settings(Section):
     publish: PublishSettings = PublishSettings()
     api: ApiSettings = ApiSettings()
     metrics: MetricsSettings = MetricsSettings()
+    runtime: RuntimeSettings = RuntimeSettings()

@@ -86,6 +86,7 @@ async def test_lag_and_watermark_are_told_until_it_is_given_up(tmp_path: Path) -
     await append(records.PUNCTUATION, 100)
     with ThreadPoolExecutor(1) as thread:
         worker = await PartitionWorker.take_over(log, "g", partition, Rules(), 30 * NS, thread)
+        assert await worker.lag() == math.inf  # nothing of what is there has been read
         await worker.step()
         assert await worker.lag() == 0.0
         assert told("perpflow_aggregate_lag_records", topic=TRADES_TOPIC) == 0

@@ -16,7 +16,7 @@ from random import Random
 import pytest
 
 from ingest import feed as feeds
-from ingest import healing, limits, subscriptions
+from ingest import limits, rest, subscriptions
 from ingest import line as lines
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
@@ -220,7 +220,7 @@ def accelerate(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
         feeds, "Watchdog", lambda: Watchdog(SILENCE_S, 1.25 * SILENCE_S, 1.25 * SILENCE_S)
     )
     # A round's gaps of an hour are healed in seconds; that budgets are kept is tested by itself.
-    monkeypatch.setattr(healing, "BUDGETS", dict.fromkeys(EXCHANGES, (1e5, 1e5)))
+    monkeypatch.setattr(rest, "BUDGETS", dict.fromkeys(EXCHANGES, (1e5, 1e5)))
 
 
 class MarketTime:

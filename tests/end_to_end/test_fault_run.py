@@ -31,7 +31,6 @@ from tests.end_to_end.fault_accounts import (
     scrape,
 )
 from tests.end_to_end.fault_run import (
-    DELISTED,
     LISTED,
     NS,
     PARTITIONS,
@@ -88,8 +87,7 @@ async def test_every_trade_is_on_the_log_or_inside_a_recorded_gap(
             made = simulator.ledgers[exchange].trades(trade_key(exchange, native))
             listed_late = native == LISTED[exchange]
             start_ms = first_ms(made, mine) if listed_late else START // 1_000_000
-            delisted = native == DELISTED[exchange]
-            missing += assert_accounted_for(made, mine, start_ms, delisted=delisted)
+            missing += assert_accounted_for(made, mine, start_ms)
             there = made.market & np.isin(made.id, mine.ids)
             assert in_bars[exchange, symbol] == there.sum(), (exchange, symbol)
         print(f"{exchange}: {missing} trades in gaps alone")

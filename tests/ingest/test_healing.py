@@ -14,11 +14,12 @@ from ingest import healing as module
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.gaps import IDS, SEQUENCE, Gap
-from ingest.healing import Budget, Healer
+from ingest.healing import Healer
 from ingest.history import Print
 from ingest.instruments import BINANCE, OKX
 from ingest.log.sqlite import SqliteLog
 from ingest.records import GAP, TRADES, TRADES_TOPIC, GapRecord
+from ingest.rest import Budget
 from ingest.resume import resume
 from ingest.simulator import Simulator
 from ingest.simulator.data_faults import DataFaults, Fault, Throttle

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest import healing
+from ingest import rest
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.limits import LIMITS, Budget, Limiter, limiter, limits
 
@@ -141,7 +141,7 @@ async def test_a_venue_without_known_limits_is_not_limited() -> None:
 async def test_the_collectors_of_a_process_share_what_an_address_may_do() -> None:
     assert limiter(OKX) is limiter(OKX)
     assert limiter(OKX) is not limiter(BINANCE)
-    assert healing.budget(OKX) is healing.budget(OKX)
+    assert rest.budget(OKX) is rest.budget(OKX)
 
     async def elsewhere() -> Limiter:
         return limiter(OKX)

@@ -9,16 +9,20 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import limits, metrics, subscriptions
+from ingest import continuity, limits, metrics, subscriptions
 from ingest.batches import Universe
 from ingest.changes import changes
+from ingest.gaps import DELISTED
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
 from ingest.log import Record
 from ingest.log.sqlite import SqliteLog
 from ingest.records import Coverage
 from ingest.simulator import Market, Simulator, market_feed
+from ingest.simulator import faults as sim
+from ingest.simulator.faults import ConnectionFaults, Fault
 from ingest.simulator.listing_changes import Change, ListingChanges
 from ingest.simulator.listings import LISTINGS
+from tests.end_to_end.fault_accounts import assert_accounted_for, read_trades
 from tests.ingest import test_keeper
 from tests.ingest.collecting import collected, ticks_of, until
 from tests.ingest.test_keeper import PARTITIONS, keeping
@@ -27,6 +31,11 @@ NAMES = {
     BINANCE: ("BTCUSDT", "ETHUSDT", "1000PEPEUSDT"),
     OKX: ("BTC-USDT-SWAP", "ETH-USDT-SWAP", "BTC-USD-SWAP"),
     HYPERLIQUID: ("BTC", "ETH", "kPEPE"),
+}
+CHANNELS = {
+    BINANCE: ("trade", "bookTicker"),
+    OKX: ("trades-all", "bbo-tbt"),
+    HYPERLIQUID: ("trades", "bbo"),
 }
 log = test_keeper.log
 
@@ -136,6 +145,46 @@ async def test_a_contract_size_takes_effect_from_the_event_on(
                 assert (abs(lots - lots.round()) < 1e-6).all()
                 assert (lots > 0.5).all()
     assert changed == PARTITIONS
+
+
+@pytest.mark.parametrize("exchange", list(NAMES))
+async def test_what_is_delisted_while_its_connection_is_down_is_healed_or_in_a_recorded_gap(
+    exchange: str, log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuity, "LAST_NS", 300_000_000)
+    stays, goes, _ = NAMES[exchange]
+    channels = CHANNELS[exchange]
+    start = time.time_ns()
+    market = Market(3, exchange, [stays, goes], start, channels=channels, intensity=20.0)
+    faults = ConnectionFaults([Fault(2.0, sim.STORM, seconds=2.0)])
+    script = [Change(3.0, exchange, goes, trading=False)]
+    async with (
+        Simulator(
+            {exchange: market_feed(market)}, changes=script, connection_faults=faults
+        ) as simulator,
+        keeping(log, tmp_path, exchange, ["all"], simulator.port, refresh_s=0.2, heal=True) as (
+            _,
+            made,
+        ),
+    ):
+        await until(lambda: bool(made) and made[0].subscribed)
+        await until(lambda: len(made[0]._active) == 1, "delisted")
+        await until(lambda: made[0].subscribed, "connected again")
+        ticks, beyond = made[0].ticks, time.time_ns() + 500_000_000
+        await until(lambda: made[0].ticks > ticks + 20 and time.time_ns() > beyond)
+        await until(lambda: not made[0].healing)
+        key = f"{goes.lower()}@trade" if exchange == BINANCE else f"{channels[0]}:{goes}"
+        ledger = simulator.ledgers[exchange].trades(key)
+    symbol = next(i.symbol for i in made[0]._universe.instruments if i.native == goes)
+    mine = (await read_trades(log, PARTITIONS)).symbols[exchange, symbol]
+    first_ms = int(ledger.ms[ledger.id == mine.id[0]][0])
+    missing = assert_accounted_for(ledger, mine, first_ms)
+    (opened, closed) = [g for g in mine.gaps if g.reason == DELISTED]
+    assert opened.first_missing == closed.first_missing
+    assert closed.exchange_ts // 1_000_000 < ledger.ms.max() <= closed.exchange_to // 1_000_000
+    if exchange != HYPERLIQUID:  # its list of recent trades may be too short
+        assert (closed.state, missing, closed.missing) == ("healed", 0, 0)
+        assert closed.healed > 0
 
 
 def test_a_universe_keeps_its_codes() -> None:

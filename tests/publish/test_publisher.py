@@ -19,7 +19,6 @@ from publish.layout import fixed_prefix, month_key, part_key
 from publish.partitions import month_days, read_series, served_files, write_month
 from publish.publisher import Publisher
 from publish.store import Store, StoreError
-from tests.publish.archiving import NEXT
 from tests.publish.bars import BTC, ETH, bars, closed, series
 from tests.publish.publishing import DAY, MIDNIGHT, FailingStore, publish, starts
 from tests.publish.waiting import DEADLINE_S, until
@@ -279,11 +278,11 @@ async def test_1s_bars_are_kept_by_the_hour_until_their_day_is_over(log: Log, fi
     await publish(log, files)
     hours = [part_key(of, DAY, 22), part_key(of, DAY, 23), part_key(of, date(2026, 11, 21), 0)]
     assert files.list("metrics_open") == hours
-    assert [file.key for file in served_files(files, of, DAY, NEXT)] == hours
+    assert [file.key for file in served_files(files, of)] == hours
     await log.append([bars([MIDNIGHT - 2], interval="1s"), closed("2026-11-20")])
     await publish(log, files)
     [fixed] = files.list(fixed_prefix(of, 2026, 11))
-    assert [file.key for file in served_files(files, of, DAY, NEXT)] == [fixed, hours[2]]
+    assert [file.key for file in served_files(files, of)] == [fixed, hours[2]]
     assert files.get(fixed) == files.get(month_key(of, 2026, 11))
     await publish(log, files, grace_s=0)
     assert files.list("metrics_open") == hours[2:]

@@ -152,7 +152,22 @@ def replay(
             help="An own archive (directory or URL), or recordings and venues' or Tardis' files",
         ),
     ],
-    out: Annotated[str, typer.Option(metavar="URL", help="file:// or s3:// for the parquet.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="URL", help="file:// or s3:// for the parquet.")
+    ] = None,
+    to_kafka: Annotated[
+        bool,
+        typer.Option(
+            "--to-kafka",
+            help="Put the ticks onto the configured log instead, Kafka or embedded: a rehearsal.",
+        ),
+    ] = False,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Of --to-kafka: 1 as they came, 10 ten times that [default: full speed]"
+        ),
+    ] = None,
     venue: Annotated[
         Exchange | None,
         typer.Option(help="Of files that don't say it; of an archive that one alone."),
@@ -203,6 +218,8 @@ def replay(
 
     What is finished is not done again: a replay that was cut off goes on where it was.
     """
+    if to_kafka == (out is not None) or (speed is not None and not to_kafka):
+        raise typer.BadParameter("give either --out, or --to-kafka (and perhaps its --speed)")
     settings = _settings(config, assignments)
     import os
 
@@ -213,7 +230,7 @@ def replay(
     options = ReplayOptions(
         sources=sources,
         exchange=venue,
-        out=out,
+        out=out or "",
         partial=partial,
         lateness_ns=lateness,
         assume_latency_ns=assume_latency,
@@ -226,8 +243,12 @@ def replay(
         publish=settings.publish,
     )
     with watched_progress() as progress:
-        summary = run_replay(options, progress)
-    print(summary)
+        if to_kafka:
+            from publish.to_kafka import replay_to_kafka
+
+            print(replay_to_kafka(options, settings, speed, progress))
+        else:
+            print(run_replay(options, progress))
 
 
 @app.command()

@@ -104,7 +104,7 @@ def test_other_stamps_are_bad_lines(stamp: str, tmp_path: Path) -> None:
 
 
 def test_whose_frames_they_are_has_to_be_said(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="does not say which exchange it is of: pass --exchange"):
+    with pytest.raises(SourceError, match="does not say which exchange it is of: pass --venue"):
         imported(tmp_path, str(recording(DAYS[0])))
 
 

@@ -42,8 +42,7 @@ COLLECTOR = "replay"
 BATCH_ROWS = 4096
 APPEND_BYTES = 4 << 20
 STEP_S = 0.25
-"""Seconds of wall time between punctuations; at full speed it is of the ticks' time, and longer."""
-FULL_SPEED_NS = 5_000_000_000
+"""Seconds between punctuations; at full speed there is one after each slice."""
 _EVER = 4_000_000_000_000_000_000
 
 
@@ -195,8 +194,9 @@ class _Pace:
 
     def steps(self, part: Slice) -> Iterator[int]:
         """The ends (ns) of the steps in which a slice is written."""
-        step = FULL_SPEED_NS if self._speed is None else max(int(STEP_S * self._speed * NS), 1)
-        yield from range(part.start + step, part.end, step)
+        if self._speed is not None:
+            step = max(int(STEP_S * self._speed * NS), 1)
+            yield from range(part.start + step, part.end, step)
         yield part.end
 
     async def wait(self, stamp: int) -> None:

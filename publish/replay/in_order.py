@@ -5,18 +5,19 @@ that overlap it say. Decoded row groups that go on beyond it are kept as long as
 read again where there is none.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ingest.ticks import I64, Quotes, Trades
+from ingest.ticks import Quotes, Trades
 from publish.raw_chunks import QUOTES, TRADES
 from publish.raw_pieces import Piece, Ticks, read_ticks
 from publish.replay.ticks_in import RawTicks
 
-SLICE_ROWS = 500_000
+SLICE_ROWS = 200_000
 """About how many rows a slice has."""
 KEPT_ROWS = 4_000_000
 LONGEST_NS = 600_000_000_000
@@ -65,7 +66,7 @@ class InOrder:
             self._symbols.setdefault(of.exchange, []).append(of.symbol)
         self._kept: dict[int, list[tuple[str, Ticks]]] = {}
         self._kept_rows = 0
-        self._next_row = 0
+        self._next_row: Counter[tuple[str, Any]] = Counter()
 
     def last(self, exchange: str) -> int:
         """The last stamp of an exchange (ns)."""
@@ -147,13 +148,10 @@ class InOrder:
         rank = np.repeat([names.index(collector) for collector, _ in found], sizes)
         order = np.lexsort((columns["row"], rank, columns["local_ts"]))
         columns = {name: values[order] for name, values in columns.items()}
-        columns["row"] = self._rows(len(order))
+        first = self._next_row[exchange, kind]
+        self._next_row[exchange, kind] += len(order)
+        columns["row"] = np.arange(first, first + len(order))
         return kind(symbols, codes[order], **columns)
-
-    def _rows(self, n: int) -> I64:
-        rows = np.arange(self._next_row, self._next_row + n)
-        self._next_row += n
-        return rows
 
 
 def _expected(pieces: Sequence[Piece], start: int, end: int) -> float:

@@ -124,7 +124,7 @@ class TickAccount:
         return self._late_seconds.get((kind, why), _NO_SECONDS)
 
     def completeness(self, gaps: pa.Table) -> Completeness:
-        """`gaps`: the instrument's, with the columns of the raw archive's, each as last recorded."""
+        """`gaps`: the instrument's, as the raw archive has them, each as last recorded."""
         unknown = sum(kind != IDS for kind in gaps["kind"].to_pylist())
         if self.exchange in UNORDERED_IDS or self._lowest is None or self._highest is None:
             return Completeness(None, 0, 0, 0, 0, unknown)

@@ -79,8 +79,11 @@ def test_late_is_by_both_stamps() -> None:
     future = trades([10], [90.0], latency=-61.0)
     found = account(on_time, late, healed, backlog, off_book, future, quotes([1.0, 2.0], 7.0))
     assert found.late == {
-        ("trades", LATE): 2, ("trades", HEALED_LATE): 2, ("quotes", LATE): 2, ("quotes", HEALED_LATE): 0
-    }  # fmt: skip
+        ("trades", LATE): 2,
+        ("trades", HEALED_LATE): 2,
+        ("quotes", LATE): 2,
+        ("quotes", HEALED_LATE): 0,
+    }
     assert (found.off_book, found.future["trades"], found.future["quotes"]) == (1, 1, 0)
     second = START // NS
     assert found.late_seconds("trades", LATE).tolist() == [second + 1, second + 2]

@@ -11,7 +11,7 @@ SECOND = START // NS
 
 
 def causes(how: list[int], at: list[int], **options: object) -> list[Cause]:
-    """Of bars that start so many seconds after START: of late ticks at 1, 2 and of healed at 2, 9."""
+    """Of bars that start so many seconds after START; late ticks are of 1, 2, healed of 2, 9."""
     ticks = TickAccount("okx-perps", START, START + 100 * NS, 5 * NS)
     ticks.add(trades([1, 2], [1.0, 2.0], latency=10.0))
     ticks.add(trades([3, 4], [2.0, 9.0], latency=10.0, origin=2))

@@ -100,6 +100,8 @@ RAW: Mapping[str, Entry] = {
             ("ask_price", "float64", "Best ask price, quote units; null while there is no ask."),
             ("ask_amount", "float64", "Quantity at the best ask, base units."),
             ("sequence", "int64", "The venue's sequence number; null where it has none."),
+            ("collector", "string", "Which collector received it."),
+            ("row", "int64", "Its place in order of arrival."),
         ),
         _raw(
             "gaps",

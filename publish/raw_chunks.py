@@ -84,11 +84,18 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("local_from", pa.int64()),
             ("exchange_from", pa.int64()),
             ("anew", pa.bool_()),
+            ("kind", pa.utf8()),
+            ("local_to", pa.int64()),
+            ("row_from", pa.int64()),
+            ("row_to", pa.int64()),
+            ("sealed_exchange", pa.int64()),
+            ("sealed_true", pa.int64()),
         ]
     ),
 }
 """The columns of each kind's chunks; stamps are ns since the epoch. A session's event that is about
-all instruments has the symbol ""."""
+all instruments has the symbol "". Of the event `lagging` (records.Lagging) the last six columns are
+what came too late, the last two in seconds."""
 
 _HEADERS = ("exchange", "collector")
 _EVENTS = {
@@ -204,7 +211,8 @@ def _write(store: Store, key: str, table: pa.Table, offsets: str) -> None:
     metadata = {"perpflow.offsets": offsets, "perpflow.groups": orjson.dumps(groups)}
     sink = pa.BufferOutputStream()
     schema = table.schema.with_metadata(metadata)
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=False) as writer:
+    stamps_of = [name for name in ("exchange_ts", "local_ts") if name in schema.names]
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=stamps_of) as writer:
         for start, stop in spans:
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
     store.put(key, sink.getvalue().to_pybytes())
@@ -245,13 +253,6 @@ def valid(chunks: Sequence[Chunk]) -> list[Chunk]:
             for other in chunks
         )
     ]
-
-
-def read_group(store: Store, chunk: Chunk, group: Group) -> pa.Table:
-    with store.reading(chunk.key) as source:
-        return pq.ParquetFile(source, metadata=chunk.file).read_row_group(
-            group.index, use_threads=False
-        )
 
 
 def _ticks(kind: str, batches: Sequence[tuple[Record, Trades | Quotes]]) -> pa.Table:

@@ -8,12 +8,10 @@ Its metadata `perpflow.read`, JSON {partition: next offset}, says what is in it:
 changes nothing, and ticks that come for a day that has its file are added to it.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import orjson
@@ -32,12 +30,10 @@ from publish.raw_chunks import (
     TRADES,
     Chunk,
     Group,
-    read_group,
 )
+from publish.raw_pieces import Piece, pieces_of_chunk, pieces_of_day, read_piece
 from publish.raw_rows import (
     SCHEMAS_OF_DAYS,
-    STAMP,
-    as_chunk,
     as_ticks,
     gaps,
     quotes,
@@ -47,6 +43,7 @@ from publish.raw_rows import (
 from publish.store import NotFound, Store, StoreError
 
 ROOT = "raw"
+_NAME = "data.parquet"
 SLICE_ROWS = 500_000
 """About how many rows are in memory at once."""
 MAX_SLICES = 144
@@ -62,21 +59,27 @@ class Instrument:
     symbol: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Rows that can be read by themselves, and between which arrival stamps (ns) they are."""
-
-    low: int
-    high: int
-    rows: int
-    source: Any
-    group: Group | int
+def series_prefix(of: Instrument) -> str:
+    """Below which all day files of an instrument are."""
+    symbol = f"/symbol={quote(of.symbol, safe=':')}" if of.symbol else ""
+    return f"{ROOT}/{of.kind}/exchange={of.exchange}{symbol}"
 
 
 def day_key(of: Instrument, day: date) -> str:
-    symbol = f"/symbol={quote(of.symbol, safe=':')}" if of.symbol else ""
-    when = f"year={day.year:04}/month={day.month:02}/day={day.day:02}"
-    return f"{ROOT}/{of.kind}/exchange={of.exchange}{symbol}/{when}/data.parquet"
+    return f"{series_prefix(of)}/year={day.year:04}/month={day.month:02}/day={day.day:02}/{_NAME}"
+
+
+def parse_day_key(key: str) -> tuple[Instrument, date]:
+    """Raises ValueError for a key that is not a day file's."""
+    try:
+        root, kind, *pairs, name = key.split("/")
+        of = dict(pair.split("=", 1) for pair in pairs)
+        if (root, name) != (ROOT, _NAME) or kind not in SCHEMAS:
+            raise ValueError
+        day = date(int(of["year"]), int(of["month"]), int(of["day"]))
+        return Instrument(kind, of["exchange"], unquote(of.get("symbol", ""))), day
+    except (ValueError, KeyError):
+        raise ValueError(f"{key} is not the key of a day file") from None
 
 
 def make_day(
@@ -86,20 +89,15 @@ def make_day(
 
     Again is harmless. Raises `StoreError`.
     """
-    with ExitStack() as stack:
-        existing, read = _existing(store, stack, day_key(of, day))
-        new = [chunk for chunk in chunks if chunk.first >= read.get(str(chunk.partition), 0)]
-        pieces = [_piece(chunk, group) for chunk in new for group in chunk.groups if _is(of, group)]
-        added = sum(piece.rows for piece in pieces)
-        if not added:
-            return 0
-        read[str(new[0].partition)] = max(chunk.next for chunk in new)
-        if existing is not None:
-            pieces = [*_pieces_of(existing), *pieces]
-        slices = _slices(store, of.kind, pieces, day)
-        rows = _finished(store, of, day, slices, lateness_ns)
-        metadata = {"perpflow.version": "1", "perpflow.read": orjson.dumps(read)}
-        _write(store, day_key(of, day), SCHEMAS_OF_DAYS[of.kind].with_metadata(metadata), rows)
+    existing, read = existing_day(store, day_key(of, day))
+    new = [chunk for chunk in chunks if chunk.first >= read.get(str(chunk.partition), 0)]
+    pieces = [p for chunk in new for p in pieces_of_chunk(chunk, lambda group: _is(of, group))]
+    added = sum(piece.rows for piece in pieces)
+    if not added:
+        return 0
+    read[str(new[0].partition)] = max(chunk.next for chunk in new)
+    slices = _slices(store, of.kind, [*existing, *pieces], day)
+    write_day(store, of, day, _finished(store, of, day, slices, lateness_ns), read)
     return added
 
 
@@ -107,36 +105,20 @@ def _is(of: Instrument, group: Group) -> bool:
     return group.exchange == of.exchange and (not of.symbol or group.symbol == of.symbol)
 
 
-def _existing(
-    store: Store, stack: ExitStack, key: str
-) -> tuple[pq.ParquetFile | None, dict[str, int]]:
-    """The day's file as it is, open until the stack is left, and what is in it."""
+def existing_day(store: Store, key: str) -> tuple[list[Piece], dict[str, int]]:
+    """The row groups of a day's file, and the offsets up to which each partition is in it."""
     try:
-        source = stack.enter_context(store.reading(key))
-        file = pq.ParquetFile(source)
-        return file, orjson.loads(file.schema_arrow.metadata[b"perpflow.read"])
+        with store.reading(key) as source:
+            file = pq.ParquetFile(source).metadata
+        return list(pieces_of_day(key, file)), orjson.loads(file.metadata[b"perpflow.read"])
     except NotFound:
-        return None, {}
+        return [], {}
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{key} was not written by perpflow: move it away") from error
 
 
-def _piece(chunk: Chunk, group: Group) -> _Piece:
-    return _Piece(group.low, group.high, group.rows, chunk, group)
-
-
-def _pieces_of(file: pq.ParquetFile) -> Iterator[_Piece]:
-    column = file.schema_arrow.get_field_index("local_timestamp")
-    for i in range(file.num_row_groups):
-        group = file.metadata.row_group(i)
-        span = group.column(column).statistics
-        low, high = (pa.scalar(v, STAMP).value for v in (span.min, span.max))
-        # Statistics are Python datetimes, of microseconds: one more on either side.
-        yield _Piece(low - 1000, high + 1000, group.num_rows, file, i)
-
-
 def _slices(
-    store: Store, kind: str, pieces: Sequence[_Piece], day: date
+    store: Store, kind: str, pieces: Sequence[Piece], day: date
 ) -> Iterator[tuple[int, pa.Table]]:
     """(end in ns, the rows that arrived before it and not in an earlier slice, in order)."""
     begin = (day - EPOCH).days * DAY_NS
@@ -145,7 +127,7 @@ def _slices(
     for i in range(count):
         start, end = begin + i * DAY_NS // count, begin + (i + 1) * DAY_NS // count
         tables = [
-            _between(_read(store, kind, piece), start, end)
+            _between(read_piece(store, kind, piece), start, end)
             for piece in pieces
             if piece.low < end and piece.high >= start
         ]
@@ -168,13 +150,6 @@ def _in_order(kind: str, table: pa.Table) -> pa.Table:
     names = pc.rank(table["collector"].cast(pa.utf8()), tiebreaker="dense").to_numpy()
     rows = table["row"].to_numpy()
     return table.take(np.lexsort((rows, names, stamps)))
-
-
-def _read(store: Store, kind: str, piece: _Piece) -> pa.Table:
-    """The piece's rows as a chunk has them."""
-    if isinstance(piece.group, Group):
-        return read_group(store, piece.source, piece.group).cast(SCHEMAS[kind])
-    return as_chunk(kind, piece.source.read_row_group(piece.group, use_threads=False))
 
 
 def _finished(
@@ -212,16 +187,18 @@ def _trades(
 def _tail(store: Store, of: Instrument, day: date) -> Iterator[pa.Table]:
     """The last trades of the day before, of which the first of this day may be copies."""
     midnight = (day - EPOCH).days * DAY_NS
-    with ExitStack() as stack:
-        key = day_key(of, date.fromordinal(day.toordinal() - 1))
-        file, _ = _existing(store, stack, key)
-        for piece in () if file is None else _pieces_of(file):
-            if piece.high >= midnight - MEMORY_NS:
-                rows = _read(store, of.kind, piece)
-                yield _between(rows, midnight - MEMORY_NS, midnight)
+    existing, _ = existing_day(store, day_key(of, date.fromordinal(day.toordinal() - 1)))
+    for piece in existing:
+        if piece.high >= midnight - MEMORY_NS:
+            yield _between(read_piece(store, of.kind, piece), midnight - MEMORY_NS, midnight)
 
 
-def _write(store: Store, key: str, schema: pa.Schema, tables: Iterator[pa.Table]) -> None:
+def write_day(
+    store: Store, of: Instrument, day: date, tables: Iterator[pa.Table], read: Mapping[str, int]
+) -> None:
+    """Make the day's file of rows in order; `read`: the offsets up to which they are the log's."""
+    metadata = {"perpflow.version": "1", "perpflow.read": orjson.dumps(read)}
+    schema = SCHEMAS_OF_DAYS[of.kind].with_metadata(metadata)
     names = [f.name for f in schema if f.type == pa.utf8() and f.name != "id"]
     delta = [n for n in schema.names if n in ("exchange_timestamp", "local_timestamp", "row")]
     encoding = dict.fromkeys(delta, "DELTA_BINARY_PACKED")
@@ -229,7 +206,7 @@ def _write(store: Store, key: str, schema: pa.Schema, tables: Iterator[pa.Table]
         encoding["id"] = "DELTA_BYTE_ARRAY"
     figures = [f.name for f in schema if f.type in (pa.float64(), pa.int32())]
     with (
-        store.replacing(key) as sink,
+        store.replacing(day_key(of, day)) as sink,
         pq.ParquetWriter(
             sink,
             schema,

@@ -11,7 +11,7 @@ from ingest.ticks import BACKLOG, BUY, HEALED, I8, LIVE, Trades
 from publish.exclusions import REASONS
 from publish.raw_chunks import GAPS, QUOTES, SCHEMAS, SESSIONS, TRADES
 
-_ORIGINS = {LIVE: "live", BACKLOG: "backlog", HEALED: "healed"}
+ORIGINS = {LIVE: "live", BACKLOG: "backlog", HEALED: "healed"}
 STAMP = pa.timestamp("ns", tz="UTC")
 _STAMPS = [("exchange_timestamp", STAMP), ("local_timestamp", STAMP)]
 SCHEMAS_OF_DAYS: Mapping[str, pa.Schema] = {
@@ -36,6 +36,8 @@ SCHEMAS_OF_DAYS: Mapping[str, pa.Schema] = {
             *_STAMPS,
             *((f"{s}_{of}", pa.float64()) for s in ("bid", "ask") for of in ("price", "amount")),
             ("sequence", pa.int64()),
+            ("collector", pa.utf8()),
+            ("row", pa.int64()),
         ]
     ),
     GAPS: pa.schema(
@@ -60,13 +62,22 @@ SCHEMAS_OF_DAYS: Mapping[str, pa.Schema] = {
             ("local_from", STAMP),
             ("exchange_from", STAMP),
             ("anew", pa.bool_()),
+            ("kind", pa.utf8()),
+            ("local_to", STAMP),
+            ("row_from", pa.int64()),
+            ("row_to", pa.int64()),
+            ("sealed_exchange", pa.int64()),
+            ("sealed_true", pa.int64()),
         ]
     ),
 }
 
 
-def as_chunk(kind: str, table: pa.Table) -> pa.Table:
-    """Rows of a day's file as they were in its chunks; what isn't there is empty."""
+def as_chunk(kind: str, table: pa.Table, before: int = 0) -> pa.Table:
+    """Rows of a day's file as they were in its chunks; what isn't there is empty.
+
+    `before`: how many rows of the file come before these.
+    """
     n = len(table)
     columns = {name: table[name] for name in table.column_names}
     columns["local_ts"] = table["local_timestamp"].cast(pa.int64())
@@ -76,28 +87,35 @@ def as_chunk(kind: str, table: pa.Table) -> pa.Table:
         columns["qty"] = table["amount"]
         columns["id"] = table["id"].cast(pa.int64())
         columns["side"] = pc.if_else(pc.equal(table["side"], "buy"), 1, -1).cast(pa.int8())
-        origins = pa.array(_ORIGINS.values(), pa.utf8())
+        origins = pa.array(ORIGINS.values(), pa.utf8())
         columns["origin"] = pc.index_in(table["origin"], origins).cast(pa.int8())
         no_trade = pc.equal(table["excluded_exchange"], "not_a_trade").fill_null(False)
         columns["off_book"] = no_trade.cast(pa.int8())
     if kind == QUOTES:
         columns |= {f"{side}_qty": table[f"{side}_amount"] for side in ("bid", "ask")}
         columns["sequence"] = table["sequence"].fill_null(0)
-        columns["row"] = pa.array(np.arange(n))
+        # Files from before they were kept: their rows are in order.
+        columns.setdefault("row", pa.array(np.arange(before, before + n)))
     if kind == SESSIONS:
         columns["symbol"] = table["symbol"].fill_null("")
-        for name in ("local_from", "exchange_from"):
+        for name in {"local_from", "exchange_from", "local_to"} & columns.keys():
             columns[name] = table[name].cast(pa.int64())
-    empty = pa.array([""] * n, pa.utf8())
+    return completed(kind, columns, n)
+
+
+def completed(kind: str, columns: Mapping[str, Any], n: int) -> pa.Table:
+    """n rows as a chunk of this version has them; what an earlier one didn't have is null."""
     return pa.table(
-        [
-            columns.get(field.name, empty).cast(pa.utf8()).dictionary_encode().cast(field.type)
-            if pa.types.is_dictionary(field.type)
-            else columns[field.name].cast(field.type)
-            for field in SCHEMAS[kind]
-        ],
+        [_chunk_column(columns.get(field.name), field.type, n) for field in SCHEMAS[kind]],
         schema=SCHEMAS[kind],
     )
+
+
+def _chunk_column(column: Any, wanted: pa.DataType, n: int) -> Any:
+    if not pa.types.is_dictionary(wanted):
+        return pa.nulls(n, wanted) if column is None else column.cast(wanted)
+    texts = pa.array([""] * n, pa.utf8()) if column is None else column.cast(pa.utf8())
+    return texts.dictionary_encode().cast(wanted)
 
 
 def as_ticks(table: pa.Table) -> Trades:
@@ -114,7 +132,7 @@ def trade_rows(table: pa.Table, codes: Mapping[str, I8]) -> pa.Table:
         id=table["id"].cast(pa.utf8()),
         side=pc.if_else(pc.equal(table["side"], BUY), "buy", "sell"),
         amount=table["qty"],
-        origin=pa.array(list(_ORIGINS.values()), pa.utf8()).take(table["origin"]),
+        origin=pa.array(list(ORIGINS.values()), pa.utf8()).take(table["origin"]),
         collector=table["collector"].cast(pa.utf8()),
         excluded_exchange=_reasons(codes["exchange"]),
         excluded_true=_reasons(codes["true"]),
@@ -131,6 +149,7 @@ def quotes(table: pa.Table) -> pa.Table:
         QUOTES,
         table,
         sequence=pa.array(number, mask=number == 0),
+        collector=table["collector"].cast(pa.utf8()),
         **{f"{side}_price": _or_null(table[f"{side}_price"]) for side in ("bid", "ask")},
         **{f"{side}_amount": _or_null(table[f"{side}_qty"]) for side in ("bid", "ask")},
     )
@@ -149,7 +168,7 @@ def gaps(table: pa.Table) -> pa.Table:
 
 def sessions(table: pa.Table) -> pa.Table:
     """Each event once: it is recorded in every partition."""
-    same = ("event", "symbol", "collector", "session", "local_from")
+    same = ("event", "symbol", "collector", "session", "local_from", "kind", "row_from")
     table = _last_of_each(table, same)
     symbol = table["symbol"].cast(pa.utf8())
     return _table(

@@ -84,8 +84,10 @@ async def test_a_day_file_is_what_the_datasets_say(log: Log, files: Store) -> No
             "ask_price": 101.0,
             "ask_amount": 3.0,
             "sequence": s,
+            "collector": "c1",
+            "row": row,
         }
-        for s in (70, None)
+        for row, s in ((3, 70), (4, None))
     ]
     sessions = day(files, "sessions").select(["event", "symbol", "collector", "shard"])
     assert [tuple(row.values()) for row in sessions.to_pylist()] == [

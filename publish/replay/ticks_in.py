@@ -1,0 +1,193 @@
+"""Raw ticks of one instrument out of a raw area, a row group after the other, memory bounded.
+
+An area is a store with the own archive (`raw/`, and `raw_open/` of days not over), or with what
+sources were imported to:
+
+    raw_import/{trades,quotes,gaps,sessions}/{digest}/{number}.parquet     chunks, see raw_chunks.py
+    raw_import/…/{digest}/done.json                                        what they cover, last
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from publish import raw_chunks
+from publish.merging import EPOCH
+from publish.raw_chunks import DAY_NS, GAPS, SESSIONS, Group, read_chunk, valid
+from publish.raw_days import ROOT as DAYS
+from publish.raw_days import Instrument, day_key, existing_day, parse_day_key, series_prefix
+from publish.raw_pieces import Piece, pieces_of_chunk, read_piece
+from publish.settings import PublishSettings
+from publish.store import Store, open_store
+
+IMPORTS = "raw_import"
+LOOK_AHEAD = timedelta(days=31)
+"""How much later than its month's end a healed tick may have come and still be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Where raw ticks are: the own archive of a store, or of its imports those named (digests)."""
+
+    place: PublishSettings
+    imports: tuple[str, ...] | None = None
+
+    def open(self) -> Store:
+        return open_store(self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """From when, and in an import until when, an instrument's data is complete (ns)."""
+
+    local_from: int
+    exchange_from: int
+    anew: bool
+    local_to: int | None = None
+    exchange_to: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lagging:
+    """Rows of an evicted session that live read when it had sealed these seconds (see records)."""
+
+    kind: str
+    collector: str
+    local_from: int
+    local_to: int
+    row_from: int
+    row_to: int
+    sealed: dict[str, int]
+
+
+class RawTicks:
+    """What an area has of one instrument. `first`, `last`: arrival stamps (ns) of interest.
+
+    Of the own archive only the files of these days are looked at, and the last day before them.
+    Raises `StoreError`.
+    """
+
+    def __init__(self, area: Area, exchange: str, symbol: str, first: int, last: int) -> None:
+        self.store = area.open()
+        self.exchange = exchange
+        self.symbol = symbol
+        self._area = area
+        self._days = _day(first), _day(last)
+        self.sources: dict[str, str] = {}
+        """Digest of each file looked at, by key."""
+
+    def pieces(self, kind: str) -> list[Piece]:
+        """The row groups of a kind, by the first arrival in them."""
+        of = Instrument(kind, self.exchange, "" if kind == SESSIONS else self.symbol)
+        found = list(self._imported(of) if self._area.imports is not None else self._own(of))
+        for piece in found:
+            self.sources[piece.key] = digest(piece)
+        return sorted(found, key=lambda piece: (piece.low, piece.key, piece.group))
+
+    def _own(self, of: Instrument) -> Iterator[Piece]:
+        first, last = self._days
+        days = [parse_day_key(key)[1] for key in self.store.list(series_prefix(of))]
+        wanted = {day for day in days if first <= day <= last}
+        earlier = [day for day in days if day < first]
+        # Coverage holds from whenever it began; of ticks the last are what copies are known by.
+        wanted.update(earlier if of.kind == SESSIONS else sorted(earlier)[-1:])
+        folded: dict[date, dict[str, int]] = {}
+        for day in sorted(wanted):
+            pieces, folded[day] = existing_day(self.store, day_key(of, day))
+            yield from pieces
+        chunks: dict[int, list[raw_chunks.Chunk]] = {}
+        for key in self.store.list(f"{raw_chunks.ROOT}/{of.kind}"):
+            _, partition, day, begin, _ = raw_chunks.parse_key(key)
+            fresh = begin >= folded.get(day, {}).get(str(partition), 0)
+            if fresh and (of.kind == SESSIONS or first <= day <= last):
+                chunks.setdefault(partition, []).append(read_chunk(self.store, key))
+        for some in chunks.values():
+            for chunk in valid(some):
+                yield from pieces_of_chunk(chunk, lambda group: self._is(of, group))
+
+    def _imported(self, of: Instrument) -> Iterator[Piece]:
+        for name in self._area.imports or ():
+            for key in self.store.list(f"{IMPORTS}/{of.kind}/{name}"):
+                if key.endswith(".parquet"):
+                    chunk = read_chunk(self.store, key)
+                    yield from pieces_of_chunk(chunk, lambda group: self._is(of, group))
+
+    def _is(self, of: Instrument, group: Group) -> bool:
+        return group.exchange == of.exchange and (not of.symbol or group.symbol == of.symbol)
+
+    def coverage(self) -> list[Covered]:
+        """From when the instrument is complete; [] if nothing says so."""
+        if self._area.imports is not None:
+            return [
+                Covered(local_from, exchange_from, anew, local_to, exchange_to)
+                for done in map(self._done, self._area.imports)
+                if done["exchange"] == self.exchange
+                for symbol, local_from, local_to, exchange_from, exchange_to, anew in done[
+                    "coverage"
+                ]
+                if symbol == self.symbol
+            ]
+        return [
+            Covered(row["local_from"], row["exchange_from"], bool(row["anew"]))
+            for row in self._sessions
+            if row["event"] == "covered" and row["symbol"] == self.symbol
+        ]
+
+    def _done(self, name: str) -> Any:
+        return read_done(self.store, name)
+
+    def lagging(self) -> list[Lagging]:
+        """What live left out because it came when its seconds were sealed."""
+        return [
+            Lagging(
+                *(row[name] for name in ("kind", "collector", "local_from", "local_to")),
+                *(row["row_from"], row["row_to"]),
+                {"exchange": row["sealed_exchange"], "true": row["sealed_true"]},
+            )
+            for row in self._sessions
+            if row["event"] == "lagging" and row["symbol"] == self.symbol
+        ]
+
+    @cached_property
+    def _sessions(self) -> list[dict[str, Any]]:
+        tables = [read_piece(self.store, SESSIONS, piece) for piece in self.pieces(SESSIONS)]
+        return pa.concat_tables(tables).to_pylist() if tables else []
+
+    def gaps(self, first: int, last: int) -> int:
+        """How many gaps were noticed in [first, last) (ns)."""
+        found = set()
+        for piece in self.pieces(GAPS):
+            if piece.low < last and piece.high >= first:
+                rows = read_piece(self.store, GAPS, piece).to_pylist()
+                names = ("kind", "first_missing", "last_missing", "exchange_ts", "local_ts")
+                found |= {
+                    tuple(row[name] for name in names)
+                    for row in rows
+                    if row["symbol"] in (self.symbol, "") and first <= row["local_ts"] < last
+                }
+        return len(found)
+
+
+def read_done(store: Store, name: str) -> Any:
+    """What an import's done.json says."""
+    return orjson.loads(store.get(f"{IMPORTS}/{name}.json"))
+
+
+def digest(piece: Piece) -> str:
+    """Of a piece's file: of its parquet footer, which has sizes and statistics of all its columns.
+
+    Reading it whole for a hash would cost as much as half the replay.
+    """
+    sink = pa.BufferOutputStream()
+    piece.file.write_metadata_file(sink)
+    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+
+
+def _day(ns: int) -> date:
+    return EPOCH + timedelta(days=ns // DAY_NS)

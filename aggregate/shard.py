@@ -47,9 +47,11 @@ class Rules:
 class ShardAggregator:
     """Ticks of one exchange in, bars of every dataset, interval and clock out. Pure."""
 
-    def __init__(self, exchange: str, rules: Rules) -> None:
+    def __init__(self, exchange: str, rules: Rules, clocks: Sequence[str] = CLOCKS) -> None:
+        """`clocks`: those to make bars of: history without arrival times has but one."""
         self.exchange = exchange
         self.rules = rules
+        self._clocks = clocks
         self.dropped: Counter[tuple[str, str, str]] = Counter()
         """Ticks left out and windows withheld, by (clock, kind, reason)."""
         self.symbols: list[str] = []
@@ -60,6 +62,7 @@ class ShardAggregator:
         self._anew: I64 = np.empty(0, dtype=np.int64)
         """Arrival stamps (ns) of those that are covered anew."""
         self._to: dict[str, I64] = {c: np.empty(0, dtype=np.int64) for c in CLOCKS}
+        self._holes: dict[str, list[tuple[int, int]]] = {c: [] for c in CLOCKS}
         self.sealed = dict.fromkeys(CLOCKS, 0)
         """Per clock, the second before which everything is sealed."""
         self._datasets: dict[str, Dataset] = {d.name: d for d in datasets(rules.toxicity_reset)}
@@ -104,6 +107,10 @@ class ShardAggregator:
         for clock, stamp in ((TRUE, local_to), (EXCHANGE, exchange_to)):
             self._to[clock][codes] = np.maximum(self._to[clock][codes], stamp)
 
+    def leave_out(self, clock: str, start: int, end: int) -> None:
+        """There is no data of [start, end) (ns), of any symbol: what replay knows of its input."""
+        self._holes[clock].append((start, end))
+
     def _lookup(self, symbols: Sequence[str]) -> I64:
         for symbol in symbols:
             if symbol not in self._codes:
@@ -117,10 +124,22 @@ class ShardAggregator:
             self._anew = np.append(self._anew, np.zeros(more, dtype=np.int64))
         return np.array([self._codes[s] for s in symbols], dtype=np.int64)
 
-    def add(self, ticks: Ticks, collector: str, offset: int = 0, *, reread: bool = False) -> None:
-        """Hold the ticks of a record at `offset`; of a `reread` one nothing is counted again."""
+    def add(
+        self,
+        ticks: Ticks,
+        collector: str,
+        offset: int = 0,
+        *,
+        reread: bool = False,
+        sealed: Mapping[str, int] | None = None,
+    ) -> int:
+        """Hold the ticks of a record at `offset`; of a `reread` one nothing is counted again.
+
+        `sealed`: what else counts as sealed, per clock: what live had sealed when it got these.
+        Returns how many (tick, clock) came too late for that (`source_lagging`).
+        """
         if not len(ticks):
-            return
+            return 0
         kind = "trades" if isinstance(ticks, Trades) else "quotes"
         count = Counter[tuple[str, str, str]]() if reread else self.dropped
         code = self._lookup(ticks.symbols)[ticks.code].astype(np.int32)
@@ -130,8 +149,11 @@ class ShardAggregator:
             if not print_.all():
                 count["both", kind, "not_a_trade"] += int((~print_).sum())
                 ticks = ticks.take(print_)
-        for clock in CLOCKS:
-            self._hold(ticks, clock, kind, collector, offset, count, reread)
+        lagging = 0
+        for clock in self._clocks:
+            cut = max(self.sealed[clock], sealed[clock] if sealed else 0)
+            lagging += self._hold(ticks, clock, kind, collector, offset, count, cut, reread)
+        return lagging
 
     def _hold(
         self,
@@ -141,21 +163,24 @@ class ShardAggregator:
         collector: str,
         offset: int,
         count: Counter[tuple[str, str, str]],
+        cut: int,
         reread: bool,
-    ) -> None:
+    ) -> int:
         reasons = Counter[str]()
         keep = admit(ticks, clock, self.rules.lateness_ns, reasons)
         for reason, n in reasons.items():
             count[clock, kind, reason] += n
         held = ticks if keep is None else ticks.take(keep)
         stamps = held.exchange_ts if clock == EXCHANGE else held.local_ts
-        sealed = stamps < self.sealed[clock] * NS
-        if sealed.any():
+        sealed = stamps < cut * NS
+        lagging = int(sealed.sum())
+        if lagging:
             if not reread:
-                count[clock, kind, "source_lagging"] += int(sealed.sum())
+                count[clock, kind, "source_lagging"] += lagging
             held = held.take(~sealed)
         if len(held):
             self._seconds[clock, kind].add(held, collector, offset)
+        return lagging
 
     def advance(self, now: int) -> list[Emitted]:
         """Seal what the shard's time `now` (ns) allows; returns bars and close marks in order."""
@@ -234,6 +259,8 @@ class ShardAggregator:
                 (start >= self._earlier[clock][rows.code]) & (end <= since)
             )
             covered &= end <= self._to[clock][rows.code]
+            for hole_from, hole_to in self._holes[clock]:
+                covered &= (end <= hole_from) | (start >= hole_to)
             if not covered.all():
                 self.dropped[clock, kind, "withheld"] += int((~covered).sum())
                 rows = rows.take(covered)

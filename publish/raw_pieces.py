@@ -6,7 +6,7 @@ straight as columns of numpy, for who reads months.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Piece:
     high: int
     oldest: int | None
     day: bool
-    file: pq.FileMetaData
+    file: pq.FileMetaData = field(compare=False)
 
 
 def pieces_of_day(key: str, file: pq.FileMetaData) -> Iterator[Piece]:
@@ -90,10 +90,10 @@ def read_ticks(
 ) -> list[tuple[str, Ticks]]:
     """The rows as ticks of `symbols[0]`, by collector, each in the order of the file."""
     columns = _DAY_COLUMNS[kind] if piece.day else _CHUNK_COLUMNS[kind]
-    texts = ["side", "origin", "collector", "excluded_exchange"] if piece.day else []
-    there = [n for n in columns if n in piece.file.schema.names or not piece.day]
+    there = set(columns) & set(piece.file.schema.names)
+    texts = [*(_TEXTS & there)] if piece.day else []
     with _opened(store, piece, read_dictionary=texts) as file:
-        table = file.read_row_group(piece.group, columns=there, use_threads=False)
+        table = file.read_row_group(piece.group, columns=list(there), use_threads=False)
     made = _day_ticks(kind, table, piece) if piece.day else _chunk_ticks(kind, table)
     ticks = (Trades if kind == TRADES else Quotes)(symbols, np.zeros(piece.rows, np.int32), **made)
     return _by_collector(ticks, table)
@@ -106,6 +106,7 @@ def read_stamps(store: Store, piece: Piece) -> I64:
         return _numbers(file.read_row_group(piece.group, columns=[name], use_threads=False)[name])
 
 
+_TEXTS = {"side", "origin", "collector", "excluded_exchange"}
 _DAY_COLUMNS = {
     TRADES: [
         *("exchange_timestamp", "local_timestamp", "id", "side", "price", "amount", "notional"),
@@ -162,7 +163,8 @@ def _numbers(column: pa.ChunkedArray) -> Array:
     """Numbers, NaN for null, and stamps (ns); a copy only of what is in several chunks."""
     if pa.types.is_timestamp(column.type):
         column = pa.chunked_array([c.view(pa.int64()) for c in column.chunks], pa.int64())
-    return column.to_numpy()
+    numbers: Array = column.to_numpy()
+    return numbers
 
 
 def _coded(column: pa.ChunkedArray, code: Callable[[str], int]) -> Array:

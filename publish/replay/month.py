@@ -1,19 +1,44 @@
 """A month of one instrument from raw ticks to bars: the unit of work of replay and audit.
 
 The unit is a plain value; any process that reaches the area makes the same bars of it.
+
+    row groups by arrival ──▶ shard: true clock sealed up to the next group's first arrival,
+                              exchange clock some lag behind it ──▶ whole days of bars
+
+What came later than that lag, healed ticks for instance, is looked for in the files' statistics
+and held from the beginning. Sealing doesn't depend on order, so the bits are those of one pass over
+everything.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import date
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from statistics import median
 
+import numpy as np
 import pyarrow as pa
 
-from aggregate.intervals import CLOCKS
-from aggregate.shard import Rules
+from aggregate.bars import BarBatch
+from aggregate.intervals import CLOCKS, DAY, EXCHANGE, NS, TRUE
+from aggregate.shard import Emitted, Rules, ShardAggregator
+from ingest.ticks import FUTURE_NS, I64
+from publish.exclusions import MEMORY_NS
 from publish.layout import Series
-from publish.replay.ticks_in import Area
+from publish.merging import EPOCH
+from publish.raw_chunks import QUOTES, TRADES
+from publish.raw_pieces import Piece, Ticks, read_stamps, read_ticks
+from publish.replay.ticks_in import LOOK_AHEAD, Area, Covered, Lagging, RawTicks
+
+LAG_NS = 60 * NS
+"""How far behind its file's usual delay a tick may be and still wait its turn."""
+TAIL_NS = 5 * NS
+"""Before the end of what was collected, windows of the exchange clock may still lack ticks."""
+OUTAGE_NS = 3600 * NS
+"""A shorter time that no source covers is an outage: its windows are published, as live does."""
+KEPT_ROWS = 4096
+"""Of what came before the month, for the ids and update numbers by which copies are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +46,8 @@ class MonthUnit:
     """One instrument's calendar month (UTC).
 
     `rules.lateness_ns` None: the complete truth; else what live did, by sessions and evictions too.
+    `spans`: the times of arrival [from, to) (ns) of which an own archive has the exchange's ticks;
+    () is all time. An import says that itself.
     """
 
     area: Area
@@ -30,6 +57,18 @@ class MonthUnit:
     month: int
     rules: Rules
     clocks: tuple[str, ...] = CLOCKS
+    spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def begin(self) -> int:
+        """Its first second (since the epoch)."""
+        return int(datetime(self.year, self.month, 1, tzinfo=UTC).timestamp())
+
+    @property
+    def end(self) -> int:
+        """The second after its last."""
+        year, month = divmod(self.year * 12 + self.month, 12)
+        return int(datetime(year, month + 1, 1, tzinfo=UTC).timestamp())
 
 
 @dataclass(slots=True)
@@ -37,15 +76,16 @@ class Account:
     """What became of a unit's ticks; filled while `month_bars` is read."""
 
     read: Counter[str] = field(default_factory=Counter)
-    """Ticks by kind."""
+    """Ticks that arrived in the month, by kind."""
     dropped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Ticks left out and windows withheld, by (clock, kind, reason)."""
     gaps: int = 0
+    """Gaps that were noticed in the month."""
     first_ns: int | None = None
     last_ns: int | None = None
-    """Arrival stamps (ns) of the first and last tick read."""
+    """Arrival stamps (ns) of the first and last tick that arrived in the month."""
     sources: dict[str, str] = field(default_factory=dict)
-    """Digest of each file read, by key."""
+    """Digest of each file looked at, by key."""
 
 
 def month_bars(unit: MonthUnit, account: Account) -> Iterator[tuple[Series, date, pa.Table]]:
@@ -53,4 +93,239 @@ def month_bars(unit: MonthUnit, account: Account) -> Iterator[tuple[Series, date
 
     Raises `StoreError`.
     """
-    raise NotImplementedError
+    begin, end = unit.begin * NS, unit.end * NS
+    ahead = int(LOOK_AHEAD.total_seconds()) * NS
+    ticks = RawTicks(unit.area, unit.exchange, unit.symbol, begin - DAY * NS, end + ahead)
+    shard = ShardAggregator(unit.exchange, unit.rules, unit.clocks)
+    cuts = _cover(shard, unit, ticks)
+    feed = _Feed(unit, ticks, shard, account)
+    days = _Days(unit)
+    first = dict.fromkeys(unit.clocks, True)
+    for reached in feed:
+        for clock in unit.clocks:
+            cut = min(reached[clock] // NS, cuts[clock])
+            if first[clock] and cut > unit.begin:
+                _forget_what_was_before(shard, clock, unit.begin)
+                first[clock] = False
+            if not first[clock]:
+                days.add(clock, shard.seal(clock, cut))
+                yield from days.over(clock, cut if cut < unit.end else unit.end)
+    for clock in unit.clocks:
+        yield from days.over(clock, unit.end)
+    account.dropped.update(shard.dropped)
+    account.gaps = ticks.gaps(begin, end)
+    account.sources = ticks.sources
+
+
+def _forget_what_was_before(shard: ShardAggregator, clock: str, begin: int) -> None:
+    """Seal up to the month and let it go: only what was seen is remembered."""
+    dropped = Counter(shard.dropped)
+    shard.seal(clock, begin)
+    shard.dropped = dropped
+
+
+def _cover(shard: ShardAggregator, unit: MonthUnit, ticks: RawTicks) -> dict[str, int]:
+    """Tell the shard what the area covers; up to which second each clock is to be sealed."""
+    cuts = dict.fromkeys(unit.clocks, unit.end)
+    coverage = ticks.coverage()
+    for of in coverage:
+        shard.cover([unit.symbol], of.local_from, of.exchange_from, anew=of.anew)
+    if unit.area.imports is not None:
+        spans = _imported_spans(coverage)
+    else:
+        spans = {
+            TRUE: list(unit.spans),
+            EXCHANGE: [(start, stop - TAIL_NS) for start, stop in unit.spans],
+        }
+    rules = unit.rules
+    if unit.area.imports is None and unit.spans and rules.lateness_ns and not rules.partial:
+        # Exactly what live has sealed by the time that it came to.
+        now = unit.spans[-1][1] - rules.hold_ns
+        sealed = {TRUE: now // NS, EXCHANGE: (now - rules.lateness_ns) // NS}
+        cuts = {clock: min(cut, sealed[clock]) for clock, cut in cuts.items()}
+    elif spans[TRUE]:
+        shard.cover_until([unit.symbol], spans[TRUE][-1][1], spans[EXCHANGE][-1][1])
+    for clock, of_clock in spans.items():
+        for (_, stop), (start, _) in pairwise([(0, 0), *of_clock]):
+            shard.leave_out(clock, stop, start)
+    return cuts
+
+
+def _imported_spans(coverage: list[Covered]) -> dict[str, list[tuple[int, int]]]:
+    """What sources cover together, by clock, an outage or less apart."""
+    local: list[tuple[int, int]] = []
+    exchange: list[tuple[int, int]] = []
+    for of in sorted(coverage, key=lambda of: of.local_from):
+        assert of.local_to is not None
+        assert of.exchange_to is not None
+        if local and of.local_from <= local[-1][1] + OUTAGE_NS:
+            local[-1] = local[-1][0], max(local[-1][1], of.local_to)
+            exchange[-1] = exchange[-1][0], max(exchange[-1][1], of.exchange_to)
+        else:
+            local.append((of.local_from, of.local_to))
+            exchange.append((of.exchange_from, of.exchange_to))
+    return {TRUE: local, EXCHANGE: exchange}
+
+
+class _Feed:
+    """Gives the shard the row groups, one after the other; iterating, how far each clock has come.
+
+    That is the stamp (ns) before which nothing follows.
+    """
+
+    def __init__(
+        self, unit: MonthUnit, ticks: RawTicks, shard: ShardAggregator, account: Account
+    ) -> None:
+        self._unit = unit
+        self._ticks = ticks
+        self._shard = shard
+        self._account = account
+        self._symbols = [unit.symbol]
+        self._begin, self._end = unit.begin * NS, unit.end * NS
+        live = unit.rules.lateness_ns is not None
+        self._lagging = ticks.lagging() if live else []
+        pieces = sorted(
+            (self._dated(kind, piece) for kind in (TRADES, QUOTES) for piece in self._wanted(kind)),
+            key=lambda item: item[1].low,
+        )
+        self._lag = (unit.rules.lateness_ns or 0) + NS if live else _usual_lag(pieces)
+        self._pieces = [(kind, piece) for kind, piece in pieces if self._counts(piece)]
+        # Later than that they come first; live has left them out as late.
+        self._late = set() if live else {p for p in self._pieces if self._stragglers(p[1])}
+
+    def _wanted(self, kind: str) -> list[Piece]:
+        """Those that may matter, and the last one before."""
+        found = self._ticks.pieces(kind)
+        since = self._begin - MEMORY_NS - FUTURE_NS
+        earlier = [piece for piece in found if piece.high < since]
+        return [*earlier[-1:], *(piece for piece in found if piece.high >= since)]
+
+    def _dated(self, kind: str, piece: Piece) -> tuple[str, Piece]:
+        if piece.oldest is None:
+            oldest = int(read_stamps(self._ticks.store, piece).min())
+            piece = replace(piece, oldest=oldest)
+        return kind, piece
+
+    def _counts(self, piece: Piece) -> bool:
+        """Whether it has ticks of the month, by either clock."""
+        assert piece.oldest is not None
+        if self._unit.rules.lateness_ns is not None:
+            return piece.low < self._end + self._lag
+        return min(piece.low, piece.oldest) < self._end
+
+    def _stragglers(self, piece: Piece) -> bool:
+        assert piece.oldest is not None
+        return piece.oldest < piece.low - self._lag
+
+    def __iter__(self) -> Iterator[Mapping[str, int]]:
+        for kind, piece in self._late:
+            for collector, ticks in self._read(kind, piece):
+                late = ticks.exchange_ts < piece.low - self._lag
+                self._give(kind, collector, ticks.take(late))
+        lows = [piece.low for _, piece in self._pieces[1:]]
+        for of, low in zip(self._pieces, [*lows, self._end + self._lag], strict=True):
+            kind, piece = of
+            for collector, ticks in self._read(kind, piece):
+                if of in self._late:
+                    in_time = ticks.exchange_ts >= piece.low - self._lag
+                    self._give(kind, collector, ticks.take(in_time))
+                else:
+                    self._give(kind, collector, ticks)
+            yield {TRUE: low, EXCHANGE: low - self._lag}
+
+    def _read(self, kind: str, piece: Piece) -> list[tuple[str, Ticks]]:
+        return read_ticks(self._ticks.store, kind, piece, self._symbols)
+
+    def _give(self, kind: str, collector: str, ticks: Ticks) -> None:
+        """In three parts: what arrived before the month, in it and after it."""
+        low, high = _range(ticks.local_ts)
+        if self._begin <= low and high < self._end:
+            self._take(kind, collector, ticks)
+            return
+        before, after = ticks.local_ts < self._begin, ticks.local_ts >= self._end
+        self._take(kind, collector, ticks.take(~(before | after)))
+        dropped = Counter(self._shard.dropped)  # each tick is counted in the month that it came in
+        self._add(kind, collector, ticks.take(np.flatnonzero(before)[-KEPT_ROWS:]))
+        self._add(kind, collector, ticks.take(after & (ticks.exchange_ts < self._end)))
+        self._shard.dropped = dropped
+
+    def _take(self, kind: str, collector: str, ticks: Ticks) -> None:
+        if not len(ticks):
+            return
+        account, (low, high) = self._account, _range(ticks.local_ts)
+        account.read[kind] += len(ticks)
+        account.first_ns = low if account.first_ns is None else min(account.first_ns, low)
+        account.last_ns = high if account.last_ns is None else max(account.last_ns, high)
+        self._add(kind, collector, ticks)
+
+    def _add(self, kind: str, collector: str, ticks: Ticks) -> None:
+        low, high = _range(ticks.local_ts)
+        for of in self._lagging:
+            if (of.kind, of.collector) == (kind, collector) and _overlaps(of, low, high):
+                late = (ticks.row >= of.row_from) & (ticks.row <= of.row_to)
+                late &= (ticks.local_ts >= of.local_from) & (ticks.local_ts <= of.local_to)
+                self._shard.add(ticks.take(late), collector, sealed=of.sealed)
+                ticks = ticks.take(~late)
+        self._shard.add(ticks, collector)
+
+
+def _range(stamps: I64) -> tuple[int, int]:
+    return (int(stamps.min()), int(stamps.max())) if len(stamps) else (0, 0)
+
+
+def _overlaps(of: Lagging, low: int, high: int) -> bool:
+    return of.local_from <= high and of.local_to >= low
+
+
+def _usual_lag(pieces: list[tuple[str, Piece]]) -> int:
+    behind = [piece.low - piece.oldest for _, piece in pieces if piece.oldest is not None]
+    return LAG_NS + max(0, int(median(behind))) if behind else LAG_NS
+
+
+class _Days:
+    """Bars of days that are not over, by series."""
+
+    def __init__(self, unit: MonthUnit) -> None:
+        self._unit = unit
+        self._held: dict[str, dict[tuple[str, str], dict[int, list[BarBatch]]]] = {
+            clock: {} for clock in unit.clocks
+        }
+
+    def add(self, clock: str, emitted: list[Emitted]) -> None:
+        for batch in emitted:
+            if isinstance(batch, BarBatch):
+                of = self._held[clock].setdefault((batch.dataset, batch.interval), {})
+                for day, rows in _by_day(batch):
+                    of.setdefault(day, []).append(rows)
+
+    def over(self, clock: str, cut: int) -> Iterator[tuple[Series, date, pa.Table]]:
+        """The days that end by second `cut`."""
+        unit = self._unit
+        for (dataset, interval), days in self._held[clock].items():
+            for day in sorted(day for day in days if (day + 1) * DAY <= cut):
+                series = Series(dataset, unit.exchange, unit.symbol, interval, clock)
+                yield series, EPOCH + timedelta(days=day), _table(days.pop(day))
+
+
+def _by_day(batch: BarBatch) -> Iterator[tuple[int, BarBatch]]:
+    days = batch.start // DAY
+    edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
+    for start, stop in pairwise(edges):
+        rows = slice(start, stop)
+        columns = {name: values[rows] for name, values in batch.columns.items()}
+        part = replace(batch, code=batch.code[rows], start=batch.start[rows], columns=columns)
+        yield int(days[start]), part
+
+
+def _table(batches: list[BarBatch]) -> pa.Table:
+    first = batches[0]
+    whole = replace(
+        first,
+        code=np.concatenate([batch.code for batch in batches]),
+        start=np.concatenate([batch.start for batch in batches]),
+        columns={
+            name: np.concatenate([batch.columns[name] for batch in batches])
+            for name in first.columns
+        },
+    )
+    return whole.table().drop_columns("symbol")

@@ -20,7 +20,6 @@ import pyarrow as pa
 from publish import raw_chunks
 from publish.merging import EPOCH
 from publish.raw_chunks import DAY_NS, GAPS, SESSIONS, Group, read_chunk, valid
-from publish.raw_days import ROOT as DAYS
 from publish.raw_days import Instrument, day_key, existing_day, parse_day_key, series_prefix
 from publish.raw_pieces import Piece, pieces_of_chunk, read_piece
 from publish.settings import PublishSettings
@@ -87,7 +86,8 @@ class RawTicks:
         of = Instrument(kind, self.exchange, "" if kind == SESSIONS else self.symbol)
         found = list(self._imported(of) if self._area.imports is not None else self._own(of))
         for piece in found:
-            self.sources[piece.key] = digest(piece)
+            if piece.key not in self.sources:
+                self.sources[piece.key] = digest(piece)
         return sorted(found, key=lambda piece: (piece.low, piece.key, piece.group))
 
     def _own(self, of: Instrument) -> Iterator[Piece]:
@@ -146,9 +146,13 @@ class RawTicks:
         """What live left out because it came when its seconds were sealed."""
         return [
             Lagging(
-                *(row[name] for name in ("kind", "collector", "local_from", "local_to")),
-                *(row["row_from"], row["row_to"]),
-                {"exchange": row["sealed_exchange"], "true": row["sealed_true"]},
+                kind=row["kind"],
+                collector=row["collector"],
+                local_from=row["local_from"],
+                local_to=row["local_to"],
+                row_from=row["row_from"],
+                row_to=row["row_to"],
+                sealed={"exchange": row["sealed_exchange"], "true": row["sealed_true"]},
             )
             for row in self._sessions
             if row["event"] == "lagging" and row["symbol"] == self.symbol

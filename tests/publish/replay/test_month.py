@@ -1,0 +1,92 @@
+"""A month's bars are those of one pass over all ticks there are, whatever came when."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from aggregate.bars import BarBatch
+from aggregate.intervals import CLOCKS, NS
+from aggregate.shard import END, Rules, ShardAggregator
+from publish import raw_days
+from publish.layout import Series
+from publish.replay.month import Account, MonthUnit, month_bars
+from publish.replay.ticks_in import Area
+from publish.settings import PublishSettings
+from publish.store import Store
+from tests.publish.replay.raw_archives import Seeded, day_start, seeded, write_archive
+
+SEED = 11
+BTC = "perpetual-BTC-USDT:USDT"
+DAYS = [date(2026, 9, 29) + timedelta(days=i) for i in range(5)]
+"""Over the end of a month."""
+TRUTH = Rules(lateness_ns=None)
+
+
+def one_pass(of: Seeded, rules: Rules) -> dict[Series, pa.Table]:
+    """All bars of all ticks at once."""
+    shard = ShardAggregator(of.exchange, rules)
+    shard.cover([of.symbol], of.covered_from, of.covered_from)
+    for (_, collector), ticks in of.ticks.items():
+        shard.add(ticks, collector)
+    found: dict[Series, list[pa.Table]] = {}
+    for clock in CLOCKS:
+        for batch in shard.seal(clock, END):
+            if isinstance(batch, BarBatch):
+                series = Series(batch.dataset, of.exchange, of.symbol, batch.interval, clock)
+                found.setdefault(series, []).append(batch.table().drop_columns("symbol"))
+    return {series: pa.concat_tables(tables) for series, tables in found.items()}
+
+
+def of_month(tables: dict[Series, pa.Table], year: int, month: int) -> dict[Series, pa.Table]:
+    begin = datetime(year, month, 1, tzinfo=UTC).timestamp()
+    end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp()
+    out = {}
+    for series, table in tables.items():
+        starts = table["time"].cast(pa.int64()).to_numpy() / 1e6
+        rows = table.filter(pa.array((starts >= begin) & (starts < end)))
+        if len(rows):
+            out[series] = rows.combine_chunks()
+    return out
+
+
+def replayed(unit: MonthUnit, account: Account | None = None) -> dict[Series, pa.Table]:
+    found: dict[Series, list[pa.Table]] = {}
+    for series, day, table in month_bars(unit, account or Account()):
+        starts = table["time"].cast(pa.int64()).to_numpy() // 10**6
+        assert (day_start(day) <= starts).all()
+        assert (starts < day_start(day + timedelta(days=1))).all()
+        found.setdefault(series, []).append(table)
+    return {series: pa.concat_tables(t).combine_chunks() for series, t in found.items()}
+
+
+def unit_of(store: Store, of: Seeded, month: int, rules: Rules = TRUTH, **more) -> MonthUnit:
+    area = Area(PublishSettings(url=store.url))
+    return MonthUnit(area, of.exchange, of.symbol, 2026, month, rules, **more)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"file://{tmp_path}")
+
+
+@pytest.mark.parametrize("exchange", ["binance-futures", "hyperliquid-perps"])
+@pytest.mark.parametrize("lateness", [None, 5 * NS])
+def test_every_bar_of_every_month(
+    store: Store, exchange: str, lateness: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw_days, "ROW_GROUP", 500)
+    of = seeded(SEED, exchange, BTC, DAYS, 4000)
+    write_archive(store, [of])
+    rules = Rules(lateness_ns=lateness)
+    want = one_pass(of, rules)
+    rows = 0
+    for month in (9, 10):
+        got = replayed(unit_of(store, of, month, rules))
+        expected = of_month(want, 2026, month)
+        assert got.keys() == expected.keys()
+        for series, table in got.items():
+            assert table.equals(expected[series]), (series, f"seed {SEED}")
+            rows += len(table)
+    assert rows > 10_000

@@ -271,9 +271,16 @@ async def sealed(log: SqliteLog) -> dict[tuple[str, str], int]:
 
 async def published(log: SqliteLog, store: Store) -> None:
     """The bars, and the ticks: both days are over by the wall clock, so they have day files."""
-    publisher = Publisher(log, store, flush_s=1.0)
+    ends = {(BARS_TOPIC, p): (await log.bounds(BARS_TOPIC, p))[1] for p in range(PARTITIONS)}
+    publisher = Publisher(log, store, flush_s=0.2)
+    running = asyncio.create_task(publisher.run())
+    deadline = time.monotonic() + START_S
+    while await log.committed("publisher") != ends:  # once the day that is over is folded
+        assert not running.done(), running.exception()
+        assert time.monotonic() < deadline, "never all published"
+        await asyncio.sleep(0.05)
     publisher.stop()
-    await publisher.run()
+    await running
     archive = Archive(log, store, lateness_ns=LATENESS_NS, settle_s=0.0)
     archive.stop()
     await archive.run()

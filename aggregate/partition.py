@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from aggregate import bars, snapshot
+from aggregate.late_rows import LateRows
 from aggregate.shard import Rules, ShardAggregator
 from aggregate.watermark import NO_TIME, ShardTime
 from ingest import records
@@ -21,6 +22,8 @@ class _Shard:
     bars: ShardAggregator
     time: ShardTime
     evicting: set[tuple[str, str, str]] = field(default_factory=set)
+    lagging: dict[tuple[records.Source, str], LateRows] = field(default_factory=dict)
+    """What came too late since the last `advance`, by its session and kind."""
 
 
 class PartitionAggregator:
@@ -95,7 +98,10 @@ class PartitionAggregator:
         except MalformedBatch:
             self.dropped["both", kind, "malformed_batch"] += 1
             return
-        self._shard(source).bars.add(ticks, source.collector, record.offset, reread=reread)
+        shard = self._shard(source)
+        late = shard.bars.add(ticks, source.collector, record.offset, reread=reread)
+        if late and not reread:
+            shard.lagging.setdefault((source, kind), LateRows()).add(ticks)
 
     def _repeated(self, record: Record, source: records.Source) -> bool:
         key = f"{source.shard}|{source.collector}|{source.session}|{record.topic}"
@@ -135,17 +141,27 @@ class PartitionAggregator:
             del self._sequence[key]
 
     def advance(self) -> list[NewRecord]:
-        """Records to commit: the bars and close marks that are due, and evictions."""
+        """Records to commit: bars and close marks that are due, evictions, what came too late."""
+        out = [record for shard in self._shards.values() for record in self._lagging(shard)]
         # Until everything the last owner read is held again, a seal would miss open ticks.
         if any(self.positions[topic] < read_to for topic, read_to in self._read_to.items()):
-            return []
-        out: list[NewRecord] = []
+            return out
         for name, shard in self._shards.items():
             for emitted in shard.bars.advance(shard.time.now):
                 out.append(bars.record(emitted, self.partition, shard.bars.exchange, name))
             self.dropped.update(shard.bars.dropped)
             shard.bars.dropped.clear()
             out += self._evictions(name, shard)
+        return out
+
+    def _lagging(self, shard: _Shard) -> list[NewRecord]:
+        """For replay: what was left out because its seconds were sealed, and up to where."""
+        lagging, shard.lagging = shard.lagging, {}
+        out = []
+        for (source, kind), late in lagging.items():
+            value = late.record(kind, shard.bars.sealed).encode()
+            headers = source.headers(records.LAGGING, 0)
+            out.append(NewRecord(records.TRADES_TOPIC, self.partition, value, headers))
         return out
 
     def _evictions(self, name: str, shard: _Shard) -> list[NewRecord]:

@@ -3,7 +3,7 @@
 Every record of a tick topic carries the headers
 
     type       trades | quotes | punctuation | session-start | session-end | coverage | eviction
-               | event | gap
+               | lagging | event | gap
     exchange   binance-futures | okx-perps | hyperliquid-perps
     shard      collectors that run the same subscriptions; ticks of an instrument seal on its time
     collector  the collector's id
@@ -38,6 +38,7 @@ SESSION_START = "session-start"
 SESSION_END = "session-end"
 COVERAGE = "coverage"
 EVICTION = "eviction"
+LAGGING = "lagging"
 EVENT = "event"
 GAP = "gap"
 BARS = "bars"
@@ -76,6 +77,34 @@ class Coverage:
 
     @classmethod
     def decode(cls, value: bytes) -> "Coverage":
+        """Raises `BadRecord`."""
+        return _decoded(cls, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Lagging:
+    """Ticks that came when their seconds were sealed: the value (JSON) of a `lagging` record.
+
+    An aggregator writes it into the trades topic, in the commit that counts them, for replay to
+    leave out the same. Of symbol i of the session that the headers name those are meant that
+    arrived in [local_from[i], local_to[i]] (ns) as rows [row_from[i], row_to[i]]; of these it left
+    out what is stamped before `sealed_exchange` and `sealed_true` (s) on each clock.
+    """
+
+    kind: str
+    symbols: Sequence[str]
+    local_from: Sequence[int]
+    local_to: Sequence[int]
+    row_from: Sequence[int]
+    row_to: Sequence[int]
+    sealed_exchange: int
+    sealed_true: int
+
+    def encode(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Lagging":
         """Raises `BadRecord`."""
         return _decoded(cls, value)
 

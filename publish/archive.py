@@ -172,8 +172,8 @@ class Archive:
     def _repeated(self, record: Record) -> bool:
         """Whether its producer appended this record before (a retry after a crash)."""
         of = record.headers
-        if "seq" not in of or of.get("type") == records.EVICTION:
-            return False
+        if "seq" not in of or of.get("type") in (records.EVICTION, records.LAGGING):
+            return False  # an aggregator's, in a collector's name
         seen = self._sequences[record.partition]
         source = records.Source.of(of)
         of_collector = f"{record.topic}|{source.shard}|{source.collector}|"

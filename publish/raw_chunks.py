@@ -103,6 +103,7 @@ _EVENTS = {
     records.SESSION_END: "end",
     records.EVICTION: "evicted",
     records.COVERAGE: "covered",
+    records.LAGGING: "lagging",
 }
 
 
@@ -300,6 +301,8 @@ def _event(record: Record, event: str) -> pa.Table:
         "shard": of["shard"],
         "session": of["session"],
     }
+    if event == "lagging":
+        return _lagging(about, records.Lagging.decode(record.value))
     if event != "covered":
         return pa.Table.from_pylist([about], SCHEMAS[SESSIONS])
     covered = records.Coverage.decode(record.value)
@@ -309,5 +312,16 @@ def _event(record: Record, event: str) -> pa.Table:
             about | {"symbol": symbol, "local_ts": covered.local_from} | stamps
             for symbol in covered.symbols
         ],
+        SCHEMAS[SESSIONS],
+    )
+
+
+def _lagging(about: Mapping[str, Any], late: records.Lagging) -> pa.Table:
+    stamps = {name: getattr(late, name) for name in ("kind", "sealed_exchange", "sealed_true")}
+    names = ("symbol", "local_from", "local_to", "row_from", "row_to")
+    columns = (late.symbols, late.local_from, late.local_to, late.row_from, late.row_to)
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    return pa.Table.from_pylist(
+        [{**about, **stamps, **row, "local_ts": row["local_from"]} for row in rows],
         SCHEMAS[SESSIONS],
     )

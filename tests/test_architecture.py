@@ -40,7 +40,10 @@ PURE = (
     *(f"ingest/simulator/{n}.py" for n in ("market", "prices", "flow", "frames", "venue_frames")),
     *(f"ingest/simulator/{n}.py" for n in ("listings", "protocols")),
     *(f"aggregate/{n}.py" for n in ("intervals", "watermark", "partition", "shard", "seconds")),
-    *(f"aggregate/{n}.py" for n in ("groups", "seen", "expanding", "rollup", "bars", "snapshot")),
+    *(
+        f"aggregate/{n}.py"
+        for n in ("groups", "seen", "expanding", "rollup", "bars", "snapshot", "late_rows")
+    ),
     "aggregate/datasets/*.py",
     *(f"publish/{n}.py" for n in ("layout", "merging", "pending", "exclusions")),
 )

@@ -205,6 +205,14 @@ def test_a_session_far_behind_is_evicted_by_a_record_and_its_late_data_counted()
     b.control(records.PUNCTUATION, 120 * NS)
     run.finish()
     assert run.partition.dropped["true", "trades", "source_lagging"] == 1
+    # Replay is told which: on the exchange clock its second was still open.
+    [told] = [r for r in topics[records.TRADES_TOPIC] if r.headers["type"] == records.LAGGING]
+    assert records.Source.of(told.headers).collector == "b"
+    late = records.Lagging.decode(told.value)
+    stamp = round(100.3 * NS)
+    assert (late.symbols, late.local_from, late.local_to) == ([SYMBOL], [stamp], [stamp])
+    assert (late.row_from, late.row_to) == ([0], [0])
+    assert (late.sealed_exchange, late.sealed_true) == (115, 120)
 
 
 def test_a_killed_collectors_next_session_replaces_the_dead_one():

@@ -309,7 +309,7 @@ class PublishSettings(Section):
 
 
 class AuditSettings(Section):
-    """`perpflow audit --watch`. `repair`: whether it rewrites the days that differ for known reasons.
+    """`perpflow audit --watch`. `repair`: whether days that differ for known reasons are rewritten.
 
     `settle`: how long after midnight UTC it begins.
     """

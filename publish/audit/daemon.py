@@ -3,7 +3,6 @@
 import asyncio
 import multiprocessing
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress

@@ -33,10 +33,14 @@ COMPLETENESS = Gauge(
 LOWEST = Gauge(
     "perpflow_audit_completeness_lowest_ratio", "The same of the worst instrument", ["exchange"]
 )
-MISSING = Gauge("perpflow_audit_missing_trades", "Trades that are known to be missing", ["exchange"])
+MISSING = Gauge(
+    "perpflow_audit_missing_trades", "Trades that are known to be missing", ["exchange"]
+)
 GAPS = Gauge("perpflow_audit_gaps", "Gaps recorded in the audited days", ["exchange"])
 TICKS = Gauge("perpflow_audit_ticks", "Ticks of the audited days", ["exchange", "kind"])
-LATE = Gauge("perpflow_audit_late_ticks", "Those too late for an exchange bar", ["exchange", "kind"])
+LATE = Gauge(
+    "perpflow_audit_late_ticks", "Those too late for an exchange bar", ["exchange", "kind"]
+)
 DUPLICATES = Gauge("perpflow_audit_duplicate_ticks", "Copies among them", ["exchange", "kind"])
 LATENCY = Gauge(
     "perpflow_audit_latency_seconds",

@@ -140,5 +140,5 @@ def _differences(
 
 
 def _time(ns: int) -> str:
-    """"2026-11-21T10:00:00.123Z"."""
+    """ "2026-11-21T10:00:00.123Z"."""
     return f"{np.datetime64(ns // 1_000_000, 'ms')}Z"

@@ -222,7 +222,7 @@ async def evicted(log: SqliteLog, collector: str) -> set[tuple[str, str, int]]:
 
 
 class MarketTime:
-    """Keeps the collectors' arrival clock at the market's time, and going on once that has ended."""
+    """Keeps the collectors' arrival clock at the market's time, and going on beyond its end."""
 
     def __init__(self, simulator: Simulator, shared: SharedTime) -> None:
         self._simulator = simulator

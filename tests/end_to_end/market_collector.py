@@ -26,6 +26,8 @@ from tests.end_to_end.fault_run import accelerate
 
 PARTITIONS = 2
 LOG = "perpflow.db"
+BATCH_MS = 200.0
+"""So that one that is stopped has ticks in its memory."""
 _TIME = "market-time"
 
 
@@ -74,7 +76,11 @@ def _keeper(
 ) -> Keeper:
     rest_url = f"http://127.0.0.1:{port}"
     settings = CollectorSettings(
-        exchange, ws_url=f"ws://127.0.0.1:{port}", rest_url=rest_url, collector=name
+        exchange,
+        ws_url=f"ws://127.0.0.1:{port}",
+        rest_url=rest_url,
+        collector=name,
+        batch_ms=BATCH_MS,
     )
 
     def collector_of(instruments: list[Instrument]) -> Collector:

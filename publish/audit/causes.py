@@ -51,7 +51,7 @@ class Explained:
 
 def explain(
     found: Differences,
-    as_live: Mask,
+    known: Mask,
     seconds: int,
     clock: str,
     kind: str,
@@ -61,8 +61,9 @@ def explain(
 ) -> Explained:
     """The cause of each difference (n,).
 
-    `as_live`: which are published as live's rules give them (n,). `seconds`: the interval's.
-    `lagging`: whether these rules left ticks out as `source_lagging`.
+    `known`: those published as live's rules give them, or rewritten since (n,): then by what the
+    archive had at that time. `seconds`: the interval's. `lagging`: whether live's rules left ticks
+    out as `source_lagging`.
     """
     late = np.zeros(len(found), bool)
     healed = late
@@ -70,7 +71,7 @@ def explain(
         late = _touched(found.start, seconds, ticks.late_seconds(kind, LATE))
         healed = _touched(found.start, seconds, ticks.late_seconds(kind, HEALED))
     conditions = [
-        (~as_live, Cause.OTHER),
+        (~known, Cause.OTHER),
         (found.how == SCORES, Cause.TOXICITY),
         (late, Cause.LATE),
         (healed, Cause.HEALED),

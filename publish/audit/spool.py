@@ -18,13 +18,14 @@ class Spool:
 
     def put(self, series: Series, day: date, table: pa.Table) -> None:
         path = self._directory / f"{sum(map(len, self._paths.values()))}.arrow"
-        with pa.ipc.new_file(str(path), table.schema) as writer:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         self._paths.setdefault(series, {})[day] = path
 
-    @property
-    def series(self) -> list[Series]:
-        return sorted(self._paths)
+    def schema(self, series: Series) -> pa.Schema:
+        """Its columns, the same of all days."""
+        with pa.OSFile(str(next(iter(self._paths[series].values())))) as source:
+            return pa.ipc.open_file(source).schema
 
     def days(self, series: Series, wanted: set[date]) -> Iterator[tuple[date, pa.Table]]:
         """Those that are wanted, in order of time."""

@@ -19,11 +19,12 @@ from publish.audit.accounts import Completeness, TickAccount
 from publish.audit.causes import Cause, Explained, explain
 from publish.audit.compare import Differences, compare
 from publish.audit.published import read_day
-from publish.audit.repair import repaired
+from publish.audit.repair import repair
 from publish.audit.spool import Spool
 from publish.exclusions import MEMORY_NS
 from publish.layout import Series
 from publish.merging import EPOCH
+from publish.partitions import read_month
 from publish.raw_chunks import DAY_NS, GAPS, QUOTES, SCHEMAS, TRADES
 from publish.raw_pieces import Piece, read_piece, read_ticks
 from publish.raw_rows import gaps
@@ -86,7 +87,7 @@ def audit_unit(unit: AuditUnit) -> UnitReport:
         if found:
             report.differences = list(_explained(unit, store, report, found))
             if unit.repair:
-                report.repaired = repaired(unit, store, report, spool)
+                report.repaired = repair(store, report.differences, spool)
     return report
 
 
@@ -171,9 +172,10 @@ def _explained(
     lagging = any(n for (_, _, why), n in account.dropped.items() if why == "source_lagging")
     for (series, day), differences in found.items():
         unlike = as_live.get((series, day), differences.start)
+        rewritten = bool(read_month(store, series, day.year, day.month).arrival)
         explained = explain(
             differences,
-            ~np.isin(differences.start, unlike),
+            ~np.isin(differences.start, unlike) | rewritten,
             INTERVALS[series.interval].seconds,
             series.clock,
             KINDS[series.dataset],

@@ -19,7 +19,7 @@ def causes(how: list[int], at: list[int], **options: object) -> list[Cause]:
     start = np.array([(SECOND + s) * 1_000_000 for s in at], np.int64)
     found = Differences(start, np.array(how, np.int8))
     given = {
-        "as_live": np.ones(len(at), bool), "seconds": 1, "clock": "exchange", "kind": "trades",
+        "known": np.ones(len(at), bool), "seconds": 1, "clock": "exchange", "kind": "trades",
         "lagging": False,
     }  # fmt: skip
     told = explain(found, ticks=ticks, **{**given, **options})
@@ -49,7 +49,7 @@ def test_scores_follow_from_earlier_bars() -> None:
 
 def test_what_lives_rules_do_not_give_is_a_defect_whatever_else() -> None:
     not_as_live = np.zeros(2, bool)
-    assert causes([SCORES, VALUES], [1, 1], as_live=not_as_live, lagging=True) == [Cause.OTHER] * 2
+    assert causes([SCORES, VALUES], [1, 1], known=not_as_live, lagging=True) == [Cause.OTHER] * 2
 
 
 def test_counts_leave_out_what_there_is_none_of() -> None:

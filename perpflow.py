@@ -148,11 +148,18 @@ def demo(
 
 @app.command()
 def replay(
-    recordings: Annotated[
-        list[Path], typer.Argument(metavar="RECORDING", help="Recorded frames, in any order.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="An own archive (directory or URL), or recordings and venues' or Tardis' files",
+        ),
     ],
-    venue: Annotated[Exchange, typer.Option(help="The venue that sent the frames.")],
     out: Annotated[str, typer.Option(metavar="URL", help="file:// or s3:// for the parquet.")],
+    venue: Annotated[
+        Exchange | None,
+        typer.Option(help="Of files that don't say it; of an archive that one alone."),
+    ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Publish the incomplete first and last windows too.")
     ] = False,
@@ -164,18 +171,41 @@ def replay(
             help="Leave ticks out that arrived later, as live did (5s) [default: none is late]",
         ),
     ] = None,
+    assume_latency: Annotated[
+        int | None,
+        typer.Option(
+            parser=_nanoseconds,
+            metavar="DURATION",
+            help="When ticks without a time of arrival came [default: no true clock for them]",
+        ),
+    ] = None,
     instruments: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The venue's REST answer that lists its instruments."),
+        list[str] | None,
+        typer.Option(
+            metavar="[DATE=]FILE",
+            help="The venue's REST answer that lists its instruments; may be repeated, by date.",
+        ),
     ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, max=256, help="[default: one a core]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace days that exist.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; say what would change.")
+    ] = False,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep imports there, for a next time [default: a temporary one]"
+        ),
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
 ) -> None:
-    """Make bars of recorded frames, by the same aggregation as live."""
+    """Make bars of an own archive, of recordings or of others' files, by the aggregation of live.
+
+    What is finished is not done again: a replay that was cut off goes on where it was.
+    """
     settings = _settings(config, assignments)
     import os
 
@@ -184,14 +214,17 @@ def replay(
     from publish.replay.command import replay as run_replay
 
     options = ReplayOptions(
-        recordings=recordings,
+        sources=sources,
         exchange=venue,
         out=out,
         partial=partial,
         lateness_ns=lateness,
-        instruments=instruments,
+        assume_latency_ns=assume_latency,
+        instruments=instruments or (),
         processes=processes or os.cpu_count() or 1,
         force=force,
+        dry=dry_run,
+        scratch=scratch,
         toxicity_reset=settings.aggregate.toxicity_reset,
         publish=settings.publish,
     )

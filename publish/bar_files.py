@@ -215,7 +215,7 @@ def _write_days(
             writer.write_table(concat(pending))
 
 
-def bars_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def bars_writer(sink: Any, schema: pa.Schema, **more: Any) -> pq.ParquetWriter:
     """How files of bars are encoded."""
     # Dictionaries and statistics cost more than they save on real-valued columns.
     whole = [field.name for field in schema if not pa.types.is_floating(field.type)]
@@ -226,6 +226,7 @@ def bars_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
         use_dictionary=False,
         write_statistics=["time"],
         column_encoding=dict.fromkeys(whole, "DELTA_BINARY_PACKED"),
+        **more,
     )
 
 

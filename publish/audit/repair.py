@@ -9,10 +9,9 @@ from publish.audit.spool import Spool
 from publish.layout import Series
 from publish.lease import Place, leased
 from publish.partitions import write_days
+from publish.replay.plan import RECORDED
 from publish.store import Store
 
-ARRIVAL = "recorded"
-"""What the month file then says of how arrival times are known."""
 PATIENCE_S = 120.0
 """How long a lease that another holds is waited for: twice what one holds."""
 
@@ -38,5 +37,5 @@ def repair(
             for series, days in by_series.items():
                 lease.keep()
                 rows = spool.days(series, days)
-                write_days(store, series, days, rows, spool.schema(series), arrival=ARRIVAL)
+                write_days(store, series, days, rows, spool.schema(series), arrival=RECORDED)
     return known

@@ -125,7 +125,9 @@ class ReplaySummary:
 
 def _table(results: Sequence[Result]) -> list[str]:
     """A line a unit, as long as they can be read."""
-    rows: list[tuple[str, ...]] = [("exchange", "symbol", "month", "ticks", "left out", "bars", "gaps", "seconds")]
+    rows: list[tuple[str, ...]] = [
+        ("exchange", "symbol", "month", "ticks", "left out", "bars", "gaps", "seconds")
+    ]
     for of in results[:_UNITS_SHOWN]:
         unit, account = of.unit, of.account
         left = sum(n for (_, _, why), n in account.dropped.items() if why != "withheld")

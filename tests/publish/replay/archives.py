@@ -14,9 +14,7 @@ from publish.replay.imported import Imported
 from publish.replay.importing import ImportOptions, import_all
 from publish.store import Store
 
-AGG_HEADER = (
-    "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker"
-)
+AGG_HEADER = "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker"
 TRADES_HEADER = "id,price,qty,quote_qty,time,is_buyer_maker"
 BOOK_HEADER = (
     "update_id,best_bid_price,best_bid_qty,best_ask_price,best_ask_qty,transaction_time,event_time"

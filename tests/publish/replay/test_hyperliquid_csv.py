@@ -65,9 +65,7 @@ def test_messages_of_one_side(tmp_path: Path) -> None:
     assert [q != q for q in quotes["ask_qty"]] == [False, True, False, True]
 
 
-def test_blocks_that_end_between_the_sides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_that_end_between_the_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = gzipped(tmp_path / "20250904_prices_SOL.csv.gz", text_of(PRICES, ROWS * 3))
     whole = rows_of(*reversed(imported(tmp_path / "a", path)), "quotes")
     monkeypatch.setattr("publish.replay.sources.tables.BLOCK_BYTES", 50)

@@ -129,7 +129,9 @@ def test_contract_sizes_as_of_the_ticks_time(tmp_path: Path) -> None:
         for i, at in enumerate([US - 1, US, noon, US + 86_400 * 10**6])
     ]
     path = gzipped(tmp_path / "pepe.csv.gz", text_of(TARDIS_TRADES, rows))
-    lists = tuple(f"{day}={tmp_path}/{n}.json" for day, n in (("2023-12-01", "old"), ("2024-01-01", "new")))
+    lists = tuple(
+        f"{day}={tmp_path}/{n}.json" for day, n in (("2023-12-01", "old"), ("2024-01-01", "new"))
+    )
     found, store = imported(tmp_path, path, options=ImportOptions(instruments=lists))
     assert rows_of(store, found, "trades")["qty"].to_pylist() == [30.0, 3e3, 3e3, 3e3]
     with pytest.raises(SourceError, match="contract sizes are in no name: pass --instruments"):

@@ -252,6 +252,64 @@ def replay(
 
 
 @app.command()
+def audit(
+    exchange: Annotated[Exchange | None, typer.Option(help="[default: all]")] = None,
+    symbol: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="perpetual-BTC-USDT:USDT, say [default: all]"),
+    ] = None,
+    month: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM", help="[default: yesterday's]")
+    ] = None,
+    day: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="One day only.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Rewrite the days that differ for known reasons.")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Everything that was found.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on after each midnight UTC, as a daemon.")
+    ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="[default: one a core, with --watch one]"),
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+) -> None:
+    """Hold published bars against the raw archive; exit code 3 if they differ, 4 if unexplained."""
+    settings = _settings(config, assignments)
+    import os
+    from datetime import UTC, datetime
+
+    from publish.audit import command
+    from publish.audit.plan import Wanted
+    from publish.progress import watched_progress
+
+    if watch:
+        if any((exchange, symbol, month, day, repair)):
+            raise typer.BadParameter(
+                "--watch audits everything, and repairs if audit.repair is set: give no others"
+            )
+        from publish.audit.daemon import watch as watch_days
+
+        _await(watch_days(settings, processes or 1, json))
+        return
+    try:
+        year, number, of_month = command.wanted_days(month, day, datetime.now(UTC).date())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    wanted = Wanted(year, number, of_month, exchange, symbol or (), repair)
+    with watched_progress() as progress:
+        report = command.audit(settings, wanted, processes or os.cpu_count() or 1, progress)
+    command.show(report)
+    if json is not None:
+        command.write_json(json, report)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def tail(
     topic: Annotated[str, typer.Argument(help="ticks.trades, ticks.quotes or bars")],
     start: Annotated[

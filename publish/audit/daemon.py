@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -131,7 +132,8 @@ async def _on_thread(work: Callable[[], bool], stopping: asyncio.Event) -> bool:
     threading.Thread(target=run, name="audit", daemon=True).start()
     working = asyncio.wrap_future(result)
     stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {working, stop}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if working.done():
         stop.cancel()
         return working.result()

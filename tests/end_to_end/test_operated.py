@@ -64,7 +64,7 @@ def assert_told(daemons: dict[str, Daemon]) -> None:
         # Each is one process: its own page is all there is to know of it.
         children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
         assert children.read_text() == ""
-        for sample in ("perpflow_ready", "perpflow_event_loop_lag_seconds_count"):
+        for sample in ("perpflow_ready", 'perpflow_event_loop_lag_seconds_count{loop="main"}'):
             assert value(text, sample) >= 1, (name, sample)
         assert not re.search(r"perpetual-|USDT", text), "a label names a symbol"
 
@@ -119,7 +119,7 @@ def test_of_two_with_one_identity_one_goes_on(tmp_path: Path) -> None:
     with simulator("--seed", SEED) as (_, port):
         config = write_settings(tmp_path, port, more=more(tmp_path))
         with deployment(config) as running:
-            for name in ("ingest", "publish", "serve"):
+            for name in DAEMONS:
                 running.start(name)
             running.wait_ready(DEADLINE_S)
             elsewhere = f"log.path={tmp_path}/perpflow.db", f"ingest.spool_dir={tmp_path}/other"
@@ -132,7 +132,7 @@ def test_of_two_with_one_identity_one_goes_on(tmp_path: Path) -> None:
             assert_refused(first, "another perpflow has taken over the log")
             wait_until(lambda: heir.ready, DEADLINE_S, "the second publisher is ready")
             assert running.daemons["ingest"].ready
-            for name in ("ingest", "serve", "publish-2"):
+            for name in ("ingest", "serve", "aggregate", "publish-2"):
                 running.daemons[name].stop()
 
 

@@ -201,6 +201,8 @@ async def ticks_on(log: KafkaLog, start: int) -> tuple[dict[tuple[str, str], np.
             if record.headers["type"] == TRADES:
                 trades = decode(Trades, record.value)
                 trades = trades.take(trades.exchange_ts >= start * NS)
+                if not len(trades):  # a backlog
+                    continue
                 order = np.argsort(trades.code, kind="stable")
                 code, at = np.unique(trades.code[order], return_index=True)
                 for c, some in zip(code, np.split(trades.id[order], at[1:]), strict=True):

@@ -20,6 +20,7 @@ VENUE = {"exchange": BINANCE}
 FIRST = {"job": "ingest", "instance": COLLECTORS[0]}
 AGGREGATOR = {"job": "aggregate", "instance": "10.0.0.1:9108"}
 PUBLISH = {"job": "publish", "instance": "publish:9108"}
+AUDIT = {"job": "audit", "instance": "audit:9108"}
 SERVE = {"job": "serve", "instance": "serve:9108"}
 ARRIVAL = "perpflow_last_arrival_timestamp_seconds"
 
@@ -354,6 +355,21 @@ RIGHT = [
     ),
 ]
 
+AUDITED = named("perpflow_audit_last_timestamp_seconds", **AUDIT)
+
+
+def differing(cause: str) -> dict[str, Value | None]:
+    return {named("perpflow_audit_differences", cause=cause, **VENUE, **AUDIT): flat(3)}
+
+
+AUDITS = [
+    Case("bars are wrong", MINUTE, differing("other"), [("AuditMismatch", VENUE)]),
+    Case("late ticks are a known cause", MINUTE, differing("late")),
+    Case("no audit", 34 * HOUR, {AUDITED: stopped(60)}, [("AuditStalled", AUDIT)], 5 * MINUTE),
+    Case("for a day", 30 * HOUR, {AUDITED: stopped(60)}, step=5 * MINUTE),
+    Case("there is none", 3 * HOUR, {AUDITED: None}, [("AuditStalled", {"job": "audit"})], 300),
+]
+
 STORES = [
     Case(
         "the log refuses",
@@ -393,4 +409,4 @@ STORES = [
     Case("one request in ten fails", 10 * MINUTE, requests(1.0), [("ApiFailing", {})]),
     Case("one in a hundred", 10 * MINUTE, requests(0.1)),
 ]
-CASES = [*UP, *FRESH, *COMPLETE, *RIGHT, *STORES]
+CASES = [*UP, *FRESH, *COMPLETE, *RIGHT, *AUDITS, *STORES]

@@ -1,6 +1,6 @@
 """A whole deployment as separate processes on loopback: the simulated venues, two collectors, an
-aggregator, a publisher and the API on Kafka and S3, watched by Prometheus with the shipped
-configuration, but for addresses and how fast time runs.
+aggregator, a publisher, the API and the audit, on Kafka and S3, watched by Prometheus with the
+configuration that is shipped, but for addresses and how fast time runs.
 """
 
 import json
@@ -35,6 +35,7 @@ JOBS = {
     "aggregate": "aggregate",
     "publish": "publish",
     "serve": "serve",
+    "audit": "audit",
 }
 
 
@@ -88,6 +89,7 @@ class Deployment:
                 "DONT_FAKE_MONOTONIC": "1",
             }
         command = [sys.executable, "-m", "perpflow", JOBS[name]]
+        command += ["--watch"] if name == "audit" else []
         self._run(name, [*command, "--config", str(self.folder / "perpflow.toml")], environment)
 
     def stop(self, name: str) -> None:

@@ -91,6 +91,9 @@ def healthy() -> dict[str, Value]:
         at = {"job": job, "instance": f"{job}:9108"}
         series[named("up", **at)] = series[named("perpflow_ready", **at)] = flat(1)
         series[named("perpflow_store_operation_errors_total", operation="put", **at)] = flat(0)
+    at = {"job": "audit", "instance": "audit:9108"}
+    series[named("up", **at)] = flat(1)
+    series[named("perpflow_audit_last_timestamp_seconds", **at)] = now(600)
     return series | _published({"job": "publish", "instance": "publish:9108"})
 
 

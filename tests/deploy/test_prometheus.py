@@ -40,6 +40,7 @@ EXPECTED_EMPTY = {
         "perpflow_stream_rejected_total",
         'perpflow_api_requests_total{status=~"5.."}',
     ),
+    "no day is over": ("perpflow_audit_differences", "perpflow_audit_completeness_ratio"),
     "the archive is written every five minutes, the venues' clocks are asked now and then": (
         "perpflow_raw_last_flush_timestamp_seconds",
         "perpflow_archived_rows_total",
@@ -67,7 +68,7 @@ def deployment(
 def settled(running: Deployment) -> None:
     """All is well, and bars are in files."""
     wrote = 'sum(perpflow_published_rows_total{job="publish"}) > 0'
-    up = "count(up == 1) >= 6"
+    up = "count(up == 1) == 7"
     allowed = SETTLE_S if running.factor != 1 else 20 * 60
     wait_until(lambda: running.query(up) and running.query(wrote), allowed, "all processes")
     wait_until(lambda: not running.told(), allowed, "no alert")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from deploy.grafana.generate import BOARDS
 from deploy.grafana.panels import Panel
@@ -45,6 +46,7 @@ def shipped() -> Iterator[Query]:
         yield Query(f"recorded {name}", expression)
 
 
+@cache
 def known() -> dict[str, set[str]]:
     """The labels of every series that the code, the client and the rules make, by its name."""
     found: dict[str, set[str]] = {name: set() for name in _PYTHON_CLIENTS}

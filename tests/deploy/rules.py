@@ -32,6 +32,7 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for g in groups for rule in g["rules"] if "alert" in rule}
 
 
+@cache
 def recorded() -> list[tuple[str, str]]:
     """(name, expression) of every series that the rules record."""
     groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]

@@ -18,6 +18,7 @@ import pytest
 from tests.deploy.dockerfile import DOCKERFILE, ROOT, Stage, reaches_the_builder, stages
 from tests.end_to_end.processes import wait_until
 
+pytestmark = pytest.mark.xdist_group("image")  # which is made once
 BUILD_S = 300.0
 START_S = 60.0
 

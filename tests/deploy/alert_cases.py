@@ -70,6 +70,17 @@ LAG = named("perpflow_aggregate_lag_seconds", topic="ticks.trades", **AGGREGATOR
 TRIMMED = named("perpflow_ticks_trimmed_total", topic="ticks.trades", **AGGREGATOR)
 FLUSHED = of_publisher("last_flush_timestamp_seconds", stopped(120))
 ARCHIVED = of_publisher("raw_last_flush_timestamp_seconds", stopped(120))
+NEVER_FLUSHED = of_publisher("last_flush_timestamp_seconds", flat(0))
+
+
+def started(*at: float) -> dict[str, Value | None]:
+    """The publisher, at these times."""
+    return {
+        named("process_start_time_seconds", **PUBLISH): lambda t: max(
+            (s for s in at if s <= t), default=0.0
+        )
+    }
+
 
 UP = [
     Case("all is well", 30 * MINUTE, step=MINUTE),
@@ -92,6 +103,13 @@ UP = [
         [("TargetDown", AGGREGATOR)],
     ),
     Case("one, for a scrape", 3 * MINUTE, {named("up", **AGGREGATOR): lambda t: int(t != 150)}),
+    Case(
+        "the publisher ends again and again",
+        12 * MINUTE,
+        started(120, 240, 360, 480, 600),
+        [("Restarting", PUBLISH)],
+    ),
+    Case("it was upgraded", 12 * MINUTE, started(120, 480)),
     Case(
         "the publisher is stuck",
         11 * MINUTE,

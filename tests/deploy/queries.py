@@ -15,6 +15,7 @@ _PYTHON_CLIENTS = {
     "process_cpu_seconds_total",
     "process_resident_memory_bytes",
     "process_open_fds",
+    "process_start_time_seconds",
 }
 _TARGETS = {"job", "instance"}
 """Labels that Prometheus adds to what it scrapes."""

@@ -90,6 +90,7 @@ def healthy() -> dict[str, Value]:
             )
     for job in ("publish", "serve"):
         at = {"job": job, "instance": f"{job}:9108"}
+        series[named("process_start_time_seconds", **at)] = flat(-3600)
         series[named("up", **at)] = series[named("perpflow_ready", **at)] = flat(1)
         series[named("perpflow_store_operation_errors_total", operation="put", **at)] = flat(0)
     at = {"job": "audit", "instance": "audit:9108"}

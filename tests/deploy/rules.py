@@ -162,6 +162,8 @@ class Case:
     changed: Mapping[str, Value | None] = field(default_factory=dict)
     alerts: Sequence[tuple[str, Mapping[str, str]]] = ()
     step: float = 30.0
+    shown: Sequence[str] = ()
+    """Alerts that promtool is to complain of, and so to write out with their annotations."""
 
     def document(self) -> dict[str, Any]:
         series = {name: value for name, value in (healthy() | self.changed).items() if value}
@@ -172,6 +174,10 @@ class Case:
             "input_series": [
                 {"series": name, "values": " ".join(_sample(value(t)) for t in times)}
                 for name, value in series.items()
+            ],
+            "alert_rule_test": [
+                {"eval_time": f"{self.at:.0f}s", "alertname": name, "exp_alerts": []}
+                for name in self.shown
             ],
             "promql_expr_test": [
                 {

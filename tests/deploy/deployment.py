@@ -17,12 +17,13 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from ingest.simulator import DEFAULT_NATIVES, EXCHANGES
+from ingest.simulator import EXCHANGES
 from publish.keys import KeyFile
 from tests.deploy.debian import faketime, program
 from tests.deploy.dockerfile import ROOT
 from tests.deploy.inhibition import inhibited
 from tests.deploy.scaling import SCRAPE_S, scaled
+from tests.deploy.venues import NATIVES
 from tests.end_to_end.processes import wait_until
 from tests.publish.conftest import free_ports
 from tests.publish.faulty_proxy import FaultyProxy
@@ -181,7 +182,7 @@ class Deployment:
         }
         for exchange in EXCHANGES:
             sections[f"venues.{exchange}"] = {
-                "symbols": list(DEFAULT_NATIVES[exchange]),
+                "symbols": list(NATIVES[exchange]),
                 "ws_url": f"ws://127.0.0.1:{self._venues_port}",
                 "rest_url": f"http://127.0.0.1:{self._venues_port}",
             }

@@ -22,10 +22,10 @@ THRESHOLDS = {
     # What a busy machine may well do for some seconds:
     "CollectorBehind": (("> 60", "> 20"),),
     "ArrivalLate": (("> 2.5", "> 25"),),
-    "LagGrowing": (("> 60", "> 20"), ("> 120", "> 20")),
+    "LagGrowing": (("> 60", "> 30"), ("> 120", "> 40")),
     "BarsStopped": (("> 60", "> 20"),),
     "BarCloseDelay": (("> 2.5", "> 25"), ("> 10", "> 30")),
-    "PublisherStalled": (("> 300", "> 30"),),
+    "PublisherStalled": (("> 300", "> 60"),),
 }
 """What is waited for is shorter; what would be a false alarm there is longer than it would be."""
 

@@ -21,16 +21,13 @@ import structlog
 from ingest import rest
 from ingest.clock import ArrivalClock
 from ingest.gaps import Gap
-from ingest.history import BadAnswer, Print, Request, Walk, walk
+from ingest.history import MAX_MISSING, TOO_MANY, BadAnswer, Print, Request, Walk, walk
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.records import PARTLY, UNHEALABLE, WHOLE, GapRecord
 from ingest.session import gap_record
 from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 
-MAX_MISSING = 500_000
-"""Longer gaps are for the venues' daily archives: over REST they would take all of the budget for
-a quarter of an hour and more."""
 MAX_WAITING = 10_000
 """Gaps that wait at most; of more the longest are for the archives too."""
 DAY_NS = 86_400 * 10**9
@@ -209,7 +206,7 @@ class Healer:
 
     def _hopeless(self, gap: Gap) -> str:
         if (gap.missing or 0) > MAX_MISSING:
-            return f"more than {MAX_MISSING} trades"
+            return TOO_MANY
         if gap.symbol not in self._natives:  # an earlier session's
             return "the symbol is not collected any more"
         if gap.first_missing is None and self._exchange != HYPERLIQUID:

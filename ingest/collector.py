@@ -27,6 +27,7 @@ from ingest.feed import Feed
 from ingest.feeds import Feeds
 from ingest.frame_recording import FrameRecording
 from ingest.healing import Healer
+from ingest.identity import nobody_else
 from ingest.instruments import Instrument
 from ingest.limits import limiter
 from ingest.line import Line
@@ -194,6 +195,9 @@ class Collector:
         self._covering = Covering(list(self._active))
         session_id = str(self._clock.now())
         shard = settings.shard or settings.exchange
+        source = Source(settings.exchange, shard, settings.collector, session_id)
+        # Before what an earlier session left in the spool is appended, its promises among it.
+        await self._answered(lambda: nobody_else(self._log, source, settings.punctuation_ms))
         self._spool = await asyncio.to_thread(self._open_spool)
         self._appender = Appender(
             self._log,
@@ -212,7 +216,7 @@ class Collector:
         self._healer = self._healer_of(settings)
         self._recording = self._recording_of(session_id)
         self._session = Session(
-            Source(settings.exchange, shard, settings.collector, session_id),
+            source,
             self._venue,
             self._universe,
             self._partitions,

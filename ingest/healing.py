@@ -36,6 +36,8 @@ HISTORY_NS = {BINANCE: 30 * DAY_NS, OKX: 90 * DAY_NS, HYPERLIQUID: DAY_NS}
 a day's at the most): who did not answer for so long need not be asked any more."""
 KEY_WANTED = (400, 401, 403)
 """Statuses by which Binance asks for an API key, as it may for historicalTrades (§7)."""
+NOT_WELCOME = (403, 451)
+"""Statuses that are about our address, not about what is asked: that may change."""
 LISTED_LATER = 6
 """How often a list that is behind the stream is asked for again."""
 FIRST_RETRY_S, MAX_RETRY_S = 0.5, 60.0
@@ -201,6 +203,8 @@ class Healer:
                 _log.warning("history by aggregates from now on", reason=str(refused))
                 job.steps, job.covered = None, 0
                 return await self._heal(client, job)
+            if refused.status in NOT_WELCOME:
+                raise _Unanswered(str(refused)) from refused
             return str(refused)
         return job.steps.why()
 

@@ -266,6 +266,7 @@ async def test_retry_after_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
         ([httpx.Response(401, text="API-key")], "unhealable", 0, 4, "aggTrades answered 401"),
         ([httpx.Response(404, text="none")], "unhealable", 0, 4, "answered 404: none"),
         ([httpx.Response(500)] * 9 + [listed(5, 6, 7, 8)], "healed", 4, 0, ""),
+        ([httpx.Response(451)] * 3 + [listed(5, 6, 7, 8)], "healed", 4, 0, ""),
         ([listed(5), httpx.Response(503), listed(6, 7, 8)], "healed", 4, 0, ""),
         ([httpx.Response(200, text="<html>")], "unhealable", 0, 4, "not JSON"),
         ([httpx.Response(200, text='{"code":1}')], "unhealable", 0, 4, "not a list"),

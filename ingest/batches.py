@@ -68,14 +68,16 @@ class Universe:
             for code, instrument in enumerate(self.instruments)
         }
 
-    def _amount(self, code: npt.NDArray[np.int32], size: F64, price: F64) -> F64:
-        """Base units of `size` at `price`, all of length n."""
+    def amounts(self, code: npt.NDArray[np.int32], size: F64, price: F64) -> tuple[F64, F64]:
+        """(qty in base units, notional in quote units) of `size` at `price`, all of length n."""
         if self._sized:
             size = size * self.contract_size[code]
         if not self._any_inverse:
-            return size
+            return size, price * size
+        inverse = self.inverse[code]
         per_price = np.divide(size, price, out=np.zeros_like(size), where=price != 0)
-        return np.where(self.inverse[code], per_price, size)
+        qty = np.where(inverse, per_price, size)
+        return qty, np.where(inverse, size, price * qty)
 
 
 def trades_batch(universe: Universe, rows: Sequence[Row]) -> Trades:
@@ -84,11 +86,7 @@ def trades_batch(universe: Universe, rows: Sequence[Row]) -> Trades:
     code = table["code"].astype(np.int32)
     price = table["price"].copy()
     size = table["size"].copy()
-    qty = universe._amount(code, size, price)
-    notional = price * qty
-    if universe._any_inverse:
-        contracts = size * universe.contract_size[code]
-        notional = np.where(universe.inverse[code], contracts, notional)
+    qty, notional = universe.amounts(code, size, price)
     return Trades(
         symbols=universe.symbols,
         code=code,
@@ -119,9 +117,9 @@ def quotes_batch(universe: Universe, rows: Sequence[Row]) -> Quotes:
         local_ts=table["local"].copy(),
         sequence=table["sequence"].copy(),
         bid_price=bid,
-        bid_qty=universe._amount(code, bid_size, bid),
+        bid_qty=universe.amounts(code, bid_size, bid)[0],
         ask_price=ask,
-        ask_qty=universe._amount(code, ask_size, ask),
+        ask_qty=universe.amounts(code, ask_size, ask)[0],
         origin=np.full(len(table), LIVE, np.int8),
         row=table["row"].copy(),
     )

@@ -22,7 +22,14 @@ import numpy.typing as npt
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.errors import UserError
 from ingest.instruments import Instrument, instrument_by_name
-from ingest.recorder import ReadReport, RecordingError, read_chunks, read_frames, read_header
+from ingest.recorder import (
+    ReadReport,
+    RecordingError,
+    RecordingHeader,
+    read_chunks,
+    read_frames,
+    read_header,
+)
 from ingest.records import Coverage
 from ingest.ticks import BACKLOG, FUTURE_NS, LIVE, Quotes, Trades
 from ingest.venues import Frame, ParseReport, ParserState, Row, venue
@@ -121,12 +128,16 @@ def files_in_order(paths: Sequence[Path], exchange: str) -> list[RecordedFile]:
 
 @dataclass(slots=True)
 class _Chunk:
-    """Frames of a file, the instruments known there, and the share of its bytes read so far."""
+    """Frames of a file, the instruments known there, and the share of its bytes read so far.
+
+    `anew`: the connection was lost before them.
+    """
 
     file: RecordedFile
     known: tuple[Instrument, ...]
     frames: list[Frame]
     share: float
+    anew: bool
 
 
 def recorded_ticks(
@@ -145,6 +156,8 @@ def recorded_ticks(
     state = ParserState()
     chunks = _chunks(files, instruments, chunk_frames)
     for chunk, parsed in _parsed(chunks, exchange, processes):
+        if chunk.anew:
+            state = ParserState()
         _settle(state, parsed)
         _account(chunk.file, parsed, chunk.frames)
         progress(chunk.file, chunk.share)
@@ -191,25 +204,39 @@ def _chunks(
 ) -> Iterator[_Chunk]:
     given = {instrument.native: instrument for instrument in instruments}
     known: dict[str, Instrument] = {}
+    anew = False
     for file in files:
         size = file.path.stat().st_size
-        seen = 0
+        seen = lost = 0
         with file.path.open("rb") as raw:
             lines = read_frames(raw, file.reading)
             while chunk := list(islice(lines, chunk_frames)):
                 headers = file.reading.headers[seen:]
-                seen += len(headers)
+                losses = [(at, None) for at in file.reading.disconnects[lost:]]
+                seen, lost = seen + len(headers), lost + len(losses)
                 start = 0
-                for at, header in headers:
+                for at, header in sorted([*headers, *losses], key=itemgetter(0)):
                     # A header holds for what follows it, a contract size for instance.
                     end = bisect_left(chunk, at, key=itemgetter(0))
-                    yield from _part(file, known | given, chunk[start:end], raw.tell() / size)
+                    if start < end:
+                        yield _part(file, known | given, chunk[start:end], raw.tell() / size, anew)
+                        anew = False
                     start = end
-                    known |= {i.native: i for i in header.instruments}
-                    file.symbols |= {i.symbol for i in header.instruments}
-                    if header.whole:
-                        file.whole.append(_Whole(header.whole, header.local_from))
-                yield from _part(file, known | given, chunk[start:], raw.tell() / size)
+                    anew = anew or header is None
+                    if header is not None:
+                        known |= _learnt(file, header)
+                if start < len(chunk):
+                    yield _part(file, known | given, chunk[start:], raw.tell() / size, anew)
+                    anew = False
+            anew = anew or len(file.reading.disconnects) > lost
+
+
+def _learnt(file: RecordedFile, header: RecordingHeader) -> dict[str, Instrument]:
+    """The instruments from here on; what they cover goes to the file."""
+    file.symbols |= {i.symbol for i in header.instruments}
+    if header.whole:
+        file.whole.append(_Whole(header.whole, header.local_from))
+    return {i.native: i for i in header.instruments}
 
 
 def _part(
@@ -217,11 +244,11 @@ def _part(
     known: Mapping[str, Instrument],
     lines: Sequence[tuple[int, int, bytes]],
     share: float,
-) -> Iterator[_Chunk]:
-    """The lines as one chunk, if there are any. What the user gave wins over the recorder's."""
-    if lines:
-        frames = [(ns, payload) for _, ns, payload in lines]
-        yield _Chunk(file, tuple(known.values()), frames, share)
+    anew: bool,
+) -> _Chunk:
+    """The lines as one chunk. What the user gave wins over the recorder's."""
+    frames = [(ns, payload) for _, ns, payload in lines]
+    return _Chunk(file, tuple(known.values()), frames, share, anew)
 
 
 def _settle(state: ParserState, parsed: Parsed) -> None:

@@ -1,7 +1,9 @@
 """Reading frame recordings, ours and other recorders'.
 
 A recording is text, plain or gzip, one line per frame: `<local stamp> <payload>`, the stamp in ns,
-µs or ms since the epoch. Ours (see `ingest.recorder`) also hold header lines that name the
+µs or ms since the epoch, or as Tardis' raw data has it (api.tardis.dev/v1/data-feeds), ISO with
+seven digits and a Z; there an empty line says that the connection was lost. Ours (see
+`ingest.recorder`) also hold header lines that name the
 exchange, the session and the instruments, and a new one whenever instruments are listed or another
 contract size holds, so that a file can be replayed by itself; and the session's coverage as it
 went to the log.
@@ -12,6 +14,7 @@ import logging
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -38,6 +41,7 @@ _COVERAGE_MARK = b'{"perpflow":"coverage"'
 _READ_BYTES = 1 << 18
 _SCALES = {19: 1, 16: 1_000, 13: 1_000_000}
 """ns, µs and ms since the epoch by number of digits: unambiguous from 2001-09-09 to 2286."""
+_ISO_CHARS = len("2024-01-01T00:00:00.1234567Z")
 _LAST_NS = 4_102_444_800_000_000_000  # 2100
 _LINE_BYTES = 32 << 20
 _TEXT_BYTES = 1 << 20  # inflated at once: some bytes of gzip may be a thousand times as much
@@ -109,7 +113,8 @@ def coverage_line(coverage: Coverage) -> bytes:
 
 @dataclass(slots=True)
 class ReadReport:
-    """What a reading found beside frames: headers with their line, coverage, bad lines, damage.
+    """What a reading found beside frames: headers and lost connections with their line, coverage,
+    bad lines, damage.
 
     `problems` are messages with file and line: all damage, the first 100 bad lines. Damage and the
     first 10 bad lines are logged too.
@@ -118,6 +123,7 @@ class ReadReport:
     lines: int = 0
     bad_lines: int = 0
     headers: list[tuple[int, RecordingHeader]] = field(default_factory=list)
+    disconnects: list[int] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -178,20 +184,29 @@ def read_header(source: Path | str | BinaryIO) -> RecordingHeader | None:
 def _read(file: BinaryIO, name: str, report: ReadReport) -> Iterator[tuple[int, int, bytes]]:
     first = b""
     good = 0
+    iso = lost = False
     try:
         for line in _lines(file, name, report):
             report.lines += 1
             first = first or line[:80]
             stamp, _, payload = line.partition(b" ")
             scale = _SCALES.get(len(stamp))
-            ns = int(stamp) * scale if scale and stamp.isdigit() else _LAST_NS
+            if scale and stamp.isdigit():
+                ns = int(stamp) * scale
+            else:
+                ns = _iso_ns(stamp) if len(stamp) == _ISO_CHARS else _LAST_NS
+                iso = iso or ns < _LAST_NS
             if ns >= _LAST_NS or not payload:
                 if line.strip():
                     _bad_line(line, name, report)
+                elif iso and not lost:
+                    lost = True
+                    report.disconnects.append(report.lines)
                 if not good and report.bad_lines >= _HOPELESS_LINES:
                     break
                 continue
             good += 1
+            lost = False
             if payload.startswith(_HEADER_MARK):
                 _header_line(payload, name, report)
             elif payload.startswith(_COVERAGE_MARK):
@@ -205,6 +220,19 @@ def _read(file: BinaryIO, name: str, report: ReadReport) -> Iterator[tuple[int, 
         what = f"it starts with {first!r}" if first else half
         message = f"{name} is no frame recording (`<local ns> <frame>` a line): {what}"
         raise RecordingError(message)
+
+
+def _iso_ns(stamp: bytes) -> int:
+    """ns since the epoch of YYYY-MM-DDTHH:MM:SS.1234567Z, beyond all of ours for anything else."""
+    whole, _, fraction = stamp.partition(b".")
+    if whole[10:11] != b"T" or fraction[7:] != b"Z" or not fraction[:7].isdigit():
+        return _LAST_NS
+    try:
+        second = datetime.fromisoformat(f"{whole.decode()}+00:00").timestamp()
+    except ValueError:
+        return _LAST_NS
+    ns = int(second) * 1_000_000_000 + int(fraction[:7]) * 100
+    return ns if ns >= 0 else _LAST_NS
 
 
 def _bad_line(line: bytes, name: str, report: ReadReport) -> None:

@@ -3,14 +3,16 @@
 Both month files and open parts hold `time` (bar start, timestamp[us], naive UTC), rising, each
 value once, then the metric columns. Metadata: `perpflow.days`, a JSON list of the days a month file
 holds; `perpflow.folds`, JSON {day: {"offset", "at"}}, what was folded and when (Unix seconds);
-`perpflow.fixed`, the version under which the same bytes stay, if they do; `perpflow.offset`, in
+`perpflow.fixed`, the version under which the same bytes stay, if they do; `perpflow.arrival`, how
+replay knew arrival times, if some of its rows are replay's; `perpflow.replay`, the identity of that
+replay, if all is as it left it (its manifest then says more); `perpflow.offset`, in
 parts, "partition:next": the part has every row of the bars records before.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
@@ -18,10 +20,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from publish.layout import manifest_key
 from publish.merging import Position, concat, split_days
 from publish.store import NotFound, Store, StoreError
 
 FORMAT_VERSION = "1"
+_TEXTS = ("fixed", "arrival", "replay")
 ROW_GROUP = 86_400
 """Rows: a day of the 1s series, so that changing one day of a month reads little else."""
 
@@ -36,22 +40,28 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month file's own account of what it holds; `fixed`: the version of its copy, or ""."""
+    """A month file's own account of what it holds; `fixed`: the version of its copy, or "".
+
+    `arrival`, `replay`: see the module; "" where replay had no part in it.
+    """
 
     days: frozenset[date] = frozenset()
     folds: Mapping[date, Fold] = field(default_factory=dict)
     fixed: str = ""
+    arrival: str = ""
+    replay: str = ""
 
     def metadata(self) -> dict[str, bytes]:
         folds = {
             str(day): {"offset": str(fold.read), "at": fold.at}
             for day, fold in sorted(self.folds.items())
         }
+        more = {name: getattr(self, name).encode() for name in _TEXTS}
         return {
             "perpflow.version": FORMAT_VERSION.encode(),
             "perpflow.days": orjson.dumps([str(day) for day in sorted(self.days)]),
             "perpflow.folds": orjson.dumps(folds),
-            **({"perpflow.fixed": self.fixed.encode()} if self.fixed else {}),
+            **{f"perpflow.{name}": value for name, value in more.items() if value},
         }
 
     @classmethod
@@ -63,7 +73,7 @@ class Month:
                 date.fromisoformat(day): Fold(Position.parse(fold["offset"]), fold["at"])
                 for day, fold in folds.items()
             },
-            metadata.get(b"perpflow.fixed", b"").decode(),
+            *(metadata.get(f"perpflow.{n}".encode(), b"").decode() for n in _TEXTS),
         )
 
 
@@ -89,7 +99,7 @@ class MonthFile:
                 found += [rows for of, rows in split_days(table) if of == day]
         return concat(found)
 
-    def days_but(self, left_out: Mapping[date, Any]) -> Iterator[tuple[date, pa.Table]]:
+    def days_but(self, left_out: Container[date]) -> Iterator[tuple[date, pa.Table]]:
         """The rows of its other days, a row group at a time: a month of 1s bars is large."""
         for group in range(self.reader.num_row_groups):
             for day, rows in split_days(self.reader.read_row_group(group, use_threads=False)):
@@ -130,7 +140,7 @@ def read_table(store: Store, key: str) -> pa.Table:
 def put_part(store: Store, key: str, table: pa.Table, read: Position) -> None:
     metadata = {"perpflow.version": FORMAT_VERSION, "perpflow.offset": str(read)}
     sink = pa.BufferOutputStream()
-    with _writer(sink, table.schema.with_metadata(metadata)) as writer:
+    with bars_writer(sink, table.schema.with_metadata(metadata)) as writer:
         writer.write_table(table)
     store.put(key, sink.getvalue().to_pybytes())
 
@@ -144,38 +154,59 @@ def replace_days(
     at which the new file is first, and stays.
     """
     schemas = [table.schema.remove_metadata() for table in days.values()]
+    schema = pa.unify_schemas(schemas, promote_options="default")
+    replace_rows(store, key, days, sorted(days.items()), schema, month, fixed)
+
+
+def replace_rows(
+    store: Store,
+    key: str,
+    days: Container[date],
+    rows: Iterable[tuple[date, pa.Table]],
+    schema: pa.Schema,
+    month: Month,
+    fixed: str | None = None,
+) -> None:
+    """`replace_days`, of rows that come day by day, in order, with the columns of `schema`."""
     try:
         with month_file(store, key) as file:
-            schema = pa.unify_schemas([*schemas, file.schema], promote_options="default")
-            _write_days(store, fixed or key, file.days_but(days), days, schema, month)
+            schema = pa.unify_schemas([schema, file.schema], promote_options="default")
+            _forget_manifest(store, key, file)
+            _write_days(store, fixed or key, file.days_but(days), rows, schema, month)
     except NotFound:
-        schema = pa.unify_schemas(schemas, promote_options="default")
-        _write_days(store, fixed or key, iter(()), days, schema, month)
+        _write_days(store, fixed or key, iter(()), rows, schema, month)
     if fixed:
         store.copy(fixed, key)
+
+
+def _forget_manifest(store: Store, key: str, file: MonthFile) -> None:
+    """Before what it describes is replaced: a manifest that is there is true."""
+    if file.month.replay:
+        store.delete(manifest_key(key))
 
 
 def rewrite_month(store: Store, key: str, schema: pa.Schema) -> None:
     """Give a month file those columns, which include all it has."""
     with month_file(store, key) as file:
-        month = Month(file.month.days, file.month.folds)  # what is fixed lacks those columns
-        _write_days(store, key, file.days_but({}), {}, schema, month)
+        _forget_manifest(store, key, file)
+        month = replace(file.month, fixed="", replay="")  # what is fixed lacks those columns
+        _write_days(store, key, file.days_but(()), (), schema, month)
 
 
 def _write_days(
     store: Store,
     key: str,
     kept: Iterator[tuple[date, pa.Table]],
-    days: Mapping[date, pa.Table],
+    days: Iterable[tuple[date, pa.Table]],
     schema: pa.Schema,
     month: Month,
 ) -> None:
     pending: list[pa.Table] = [schema.empty_table()]
     with (
         store.replacing(key) as sink,
-        _writer(sink, schema.with_metadata(month.metadata())) as writer,
+        bars_writer(sink, schema.with_metadata(month.metadata())) as writer,
     ):
-        for _, rows in heapq.merge(kept, sorted(days.items()), key=lambda item: item[0]):
+        for _, rows in heapq.merge(kept, days, key=lambda item: item[0]):
             if sum(map(len, pending)) + len(rows) > ROW_GROUP:
                 writer.write_table(concat(pending))
                 pending = [schema.empty_table()]
@@ -184,7 +215,8 @@ def _write_days(
             writer.write_table(concat(pending))
 
 
-def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def bars_writer(sink: Any, schema: pa.Schema, **more: Any) -> pq.ParquetWriter:
+    """How files of bars are encoded."""
     # Dictionaries and statistics cost more than they save on real-valued columns.
     whole = [field.name for field in schema if not pa.types.is_floating(field.type)]
     return pq.ParquetWriter(
@@ -194,6 +226,7 @@ def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
         use_dictionary=False,
         write_statistics=["time"],
         column_encoding=dict.fromkeys(whole, "DELTA_BINARY_PACKED"),
+        **more,
     )
 
 

@@ -5,6 +5,8 @@
     metrics_open/…the same…/month=MM/day=DD/hour=HH/data.parquet          of 1s bars
     metrics_fixed/{dataset}/…the same…/month=MM/{version}.parquet
 
+    metrics_manifest/{dataset}/…the same…/month=MM.json                    what a replay made it of
+
 A part is written anew whenever bars are added to it, so that of the 1s series holds an hour.
 A fixed file is a month file as it was once, for readers that are given open parts beside it.
 """
@@ -17,6 +19,7 @@ from urllib.parse import quote, unquote
 OPEN = "metrics_open"
 CLOSED = "metrics"
 FIXED = "metrics_fixed"
+MANIFESTS = "metrics_manifest"
 HOURLY = frozenset({"1s"})
 """Intervals whose parts hold an hour; those of the others hold a day."""
 HOUR_US = 3_600_000_000
@@ -67,6 +70,12 @@ def part_us(interval: str) -> int:
 
 def month_key(series: Series, year: int, month: int) -> str:
     return f"{CLOSED}/{series.path}/year={year:04}/month={month:02}/data.parquet"
+
+
+def manifest_key(month: str) -> str:
+    """Of a month file's key: apart, as some readers of the hive tree take every file for data."""
+    of = month.removeprefix(f"{CLOSED}/").removesuffix("/data.parquet")
+    return f"{MANIFESTS}/{of}.json"
 
 
 def month_prefix(series: Series, year: int, month: int) -> str:

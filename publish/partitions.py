@@ -9,7 +9,8 @@ folded day in both. So while there are open parts each month file is fixed as we
 that no other ever has, and readers are sent to that.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
@@ -26,6 +27,7 @@ from publish.bar_files import (
     read_part,
     read_table,
     replace_days,
+    replace_rows,
 )
 from publish.columns import Columns
 from publish.layout import (
@@ -172,11 +174,16 @@ def add_to_month(
     folds = {**month.folds, day: Fold(rows.read, known.at if known else now)}
     version, fixed = "", None
     if store.list(month_prefix(series, day.year, day.month)):  # which may be read beside it
-        version = f"{int(now * 1000):014}-{rows.read.next:020}-{day.day:02}"
-        fixed = fixed_key(series, day.year, day.month, version)
-    month = Month(month.days | {day}, folds, version)
+        version, fixed = _fixed(series, day, rows.read.next, now)
+    month = Month(month.days | {day}, folds, version, month.arrival)
     replace_days(store, key, {day: merged}, month, fixed)
     return new, month
+
+
+def _fixed(series: Series, day: date, read: int, now: float) -> tuple[str, str]:
+    """A new version of a month file, and the key under which it stays."""
+    version = f"{int(now * 1000):014}-{read:020}-{day.day:02}"
+    return version, fixed_key(series, day.year, day.month, version)
 
 
 def discard(store: Store, series: Series, day: date, before: float) -> None:
@@ -221,13 +228,34 @@ def write_month(store: Store, series: Series, table: pa.Table, days: Sequence[st
     stray = sorted({str(day) for day, _ in split_days(table)} - set(map(str, wanted)))
     if stray:
         raise ValueError(f"{series}: rows of {stray}, which are not among the days to write")
-    table = Columns(store).fit(series, table.replace_schema_metadata(None))
+    table = table.replace_schema_metadata(None)
     by_day = dict(split_days(table))
-    first = min(wanted)
+    rows = [(day, by_day.get(day, table.schema.empty_table())) for day in sorted(wanted)]
+    write_days(store, series, wanted, rows, table.schema)
+
+
+def write_days(
+    store: Store,
+    series: Series,
+    days: Collection[date],
+    rows: Iterable[tuple[date, pa.Table]],
+    schema: pa.Schema,
+    *,
+    arrival: str = "",
+    replay: str = "",
+) -> Month:
+    """Replace those days of one month by `rows`, day by day in order; its other days stay.
+
+    Hold the month's lease. Where live has open parts of such a day, the fold adds what only they
+    have. Returns what the month file now says.
+    """
+    first = min(days)
+    schema = Columns(store).fit(series, schema.empty_table()).schema
     before = read_month(store, series, first.year, first.month)
-    replace_days(
-        store,
-        month_key(series, first.year, first.month),
-        {day: by_day.get(day, table.schema.empty_table()) for day in wanted},
-        Month(before.days | wanted, before.folds),
-    )
+    version, fixed = "", None
+    if store.list(month_prefix(series, first.year, first.month)):  # which may be read beside it
+        version, fixed = _fixed(series, first, 0, time.time())
+    month = Month(before.days | set(days), before.folds, version, arrival or before.arrival, replay)
+    key = month_key(series, first.year, first.month)
+    replace_rows(store, key, days, rows, schema, month, fixed)
+    return month

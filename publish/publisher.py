@@ -7,11 +7,11 @@ close marks only once its days are folded. So after a crash the same records are
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
-from itertools import islice
 
 import structlog
 
@@ -199,19 +199,32 @@ class Publisher:
         def in_time() -> bool:
             return time.monotonic() < deadline and self._stopping.is_set() == asked_before
 
-        while self._to_fold and in_time():
-            some = dict(islice(self._to_fold.items(), self._workers))
-            tasks = [partial(self._days.fold, *item) for item in some.items()]
-            await self._work.until_done("fold", tasks)
-            for series in some:
-                del self._to_fold[series]
-            metrics.FOLDS_PENDING.set(len(self._to_fold))
+        await self._fold_what_is_due(in_time)
+        # At a stop this is the last try: who has a lease may soon be done with it.
+        while self._to_fold and asked_before and in_time():
+            await asyncio.sleep(WAIT_S)
+            await self._fold_what_is_due(in_time)
         await self._commit_flushed()
         expired = self._days.expired()
         while expired and in_time():
             some_days, expired = expired[: self._workers], expired[self._workers :]
             tasks = [partial(self._days.discard, *item) for item in some_days]
             await self._work.until_done("discard", tasks)
+
+    async def _fold_what_is_due(self, in_time: Callable[[], bool]) -> None:
+        # All series of a dataset and instrument together: they have one lease.
+        groups: dict[tuple[str, str, str], dict[Series, list[date]]] = defaultdict(dict)
+        for series, days in self._to_fold.items():
+            groups[series.dataset, series.exchange, series.symbol][series] = days
+        waiting = list(groups.values())
+        while waiting and in_time():
+            some, waiting = waiting[: self._workers], waiting[self._workers :]
+            await self._work.until_done("fold", [partial(self._fold, of, in_time) for of in some])
+            metrics.FOLDS_PENDING.set(len(self._to_fold))
+
+    def _fold(self, due: Mapping[Series, list[date]], in_time: Callable[[], bool]) -> None:
+        for series in self._days.fold(due, in_time):
+            del self._to_fold[series]
 
     async def _commit_flushed(self) -> None:
         # The close marks of days that are not folded yet are to be read again after a crash.

@@ -13,6 +13,7 @@ lowest local_ts, highest, rows], …].
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -200,23 +201,41 @@ def write_chunks(
 
 
 def _write(store: Store, key: str, table: pa.Table, offsets: str) -> None:
+    sink = pa.BufferOutputStream()
+    write_groups(sink, table, {"perpflow.offsets": offsets}, compression="zstd")
+    store.put(key, sink.getvalue().to_pybytes())
+
+
+def write_groups(
+    sink: Any,
+    table: pa.Table,
+    metadata: Mapping[str, str],
+    most_rows: int | None = None,
+    **options: Any,
+) -> None:
+    """Write rows that are in order of exchange and symbol, a row group an instrument.
+
+    Of more than `most_rows` several. `perpflow.groups` is added to the metadata; `options` are the
+    parquet writer's.
+    """
     exchange, symbol = (table[name].combine_chunks() for name in ("exchange", "symbol"))
     codes = np.stack([exchange.indices.to_numpy(), symbol.indices.to_numpy()])
     stamps = table["local_ts"].to_numpy()
     names = exchange.dictionary.to_pylist(), symbol.dictionary.to_pylist()
-    spans = list(_runs(*codes))
+    spans = [
+        (at, min(at + (most_rows or stop), stop))
+        for start, stop in _runs(*codes)
+        for at in range(start, stop, most_rows or stop)
+    ]
     groups = [
         [names[0][codes[0, a]], names[1][codes[1, a]], *_range(stamps[a:b]), b - a]
         for a, b in spans
     ]
-    metadata = {"perpflow.offsets": offsets, "perpflow.groups": orjson.dumps(groups)}
-    sink = pa.BufferOutputStream()
-    schema = table.schema.with_metadata(metadata)
-    stamps_of = [name for name in ("exchange_ts", "local_ts") if name in schema.names]
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=stamps_of) as writer:
+    schema = table.schema.with_metadata({**metadata, "perpflow.groups": orjson.dumps(groups)})
+    dated = [name for name in ("exchange_ts", "local_ts") if name in schema.names]
+    with pq.ParquetWriter(sink, schema, write_statistics=dated, **options) as writer:
         for start, stop in spans:
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
-    store.put(key, sink.getvalue().to_pybytes())
 
 
 def _range(stamps: npt.NDArray[np.int64]) -> tuple[int, int]:
@@ -232,16 +251,32 @@ def _runs(*columns: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
 
 def read_chunk(store: Store, key: str) -> Chunk:
     """What a chunk holds, without its rows. Raises `StoreError`."""
+    with _understood(key):
+        file, groups = _read_metadata(store, key)
+        partition, first, end = map(int, file.metadata[b"perpflow.offsets"].split(b":"))
+        return Chunk(key, partition, first, end, parse_key(key)[4], groups, file)
+
+
+def read_groups(store: Store, key: str) -> Chunk:
+    """`read_chunk` of a file of another's rows: no log's records are in it. Raises `StoreError`."""
+    with _understood(key):
+        file, groups = _read_metadata(store, key)
+        return Chunk(key, 0, 0, 0, 0, groups, file)
+
+
+def _read_metadata(store: Store, key: str) -> tuple[pq.FileMetaData, tuple[Group, ...]]:
+    with store.reading(key) as source:
+        file = pq.ParquetFile(source).metadata
+    groups = orjson.loads(file.metadata[b"perpflow.groups"])
+    return file, tuple(Group(i, *of) for i, of in enumerate(groups))
+
+
+@contextmanager
+def _understood(key: str) -> Iterator[None]:
     try:
-        with store.reading(key) as source:
-            file = pq.ParquetFile(source).metadata
-            partition, first, end = map(int, file.metadata[b"perpflow.offsets"].split(b":"))
-            groups = orjson.loads(file.metadata[b"perpflow.groups"])
+        yield
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{key} is not a chunk of perpflow: move it away") from error
-    epoch = parse_key(key)[4]
-    places = tuple(Group(i, *of) for i, of in enumerate(groups))
-    return Chunk(key, partition, first, end, epoch, places, file)
 
 
 def valid(chunks: Sequence[Chunk]) -> list[Chunk]:

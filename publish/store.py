@@ -4,6 +4,7 @@ Keys are relative, with `/`. An object is only ever replaced whole: a reader, or
 any moment, sees the old object or the new one, never a part.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -24,10 +25,11 @@ from ingest.errors import UserError
 from publish import metrics
 from publish.settings import PublishSettings
 
+_LOCK = ".perpflow-lock"
 _PROBE = ".perpflow-write-check"
 _TEMPORARY = ".perpflow-tmp-"
 _ABANDONED_S = 3600.0
-_FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
+FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
 """What a store that can't or won't do raises: the file system, S3's answers, the way there."""
 _S3_CONFIG = {
     "connect_timeout": 5,
@@ -98,6 +100,16 @@ class Store:
             self._fs.pipe_file(self._path(key), data)
         _count(key)
 
+    def swap(self, key: str, expected: bytes | None, data: bytes) -> bool:
+        """Make `data` the object if it is still `expected` (None: there is none), in one step.
+
+        Of several that try at once one succeeds; whether it was this one.
+        """
+        with self._errors("write", key):
+            if self._local:
+                return self._swap_file(Path(self._path(key)), expected, data)
+            return self._swap_s3(key, expected, data)
+
     @contextmanager
     def replacing(self, key: str) -> Iterator[IO[bytes]]:
         """A file to write; it becomes the object when the block ends without an exception."""
@@ -146,7 +158,7 @@ class Store:
         keys = (str(path).removeprefix(f"{self._root}/") for path in found)
         # An S3 server may answer with the prefix itself, as a file, once all below it is deleted.
         below = f"{prefix}/" if prefix else ""
-        return sorted(key for key in keys if key.startswith(below) and _TEMPORARY not in key)
+        return sorted(key for key in keys if key.startswith(below) and _is_object(key))
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """`list`, with the bytes of each object."""
@@ -157,7 +169,7 @@ class Store:
         return {
             path.removeprefix(f"{self._root}/"): size
             for path, size in sorted(items.items())
-            if path.startswith(below) and _TEMPORARY not in path
+            if path.startswith(below) and _is_object(path)
         }
 
     def children(self, prefix: str) -> Sequence[str]:
@@ -209,7 +221,7 @@ class Store:
         try:
             yield
             metrics.STORE_SECONDS.labels(action).observe(time.perf_counter() - began)
-        except _FAILURES as error:
+        except FAILURES as error:
             kind = StoreError
             if missing and isinstance(error, FileNotFoundError):
                 kind = NotFound
@@ -250,6 +262,42 @@ class Store:
         temporary.unlink(missing_ok=True)  # it stays if both were the same file already
         _sync_directory(path.parent)
 
+    def _swap_file(self, path: Path, expected: bytes | None, data: bytes) -> bool:
+        """Under a lock that the system lets go of when its holder dies; not durable at once."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.parent / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = path.read_bytes() if path.exists() else None
+            if found != expected:
+                return False
+            descriptor, temporary = _temporary_beside(path)
+            with os.fdopen(descriptor, "wb") as sink:
+                sink.write(data)
+            os.replace(temporary, path)
+            return True
+        finally:
+            os.close(lock)
+
+    def _swap_s3(self, key: str, expected: bytes | None, data: bytes) -> bool:
+        bucket, _, name = self._path(key).partition("/")
+        condition = {"IfNoneMatch": "*"}
+        try:
+            if expected is not None:
+                head = self._fs.call_s3("head_object", Bucket=bucket, Key=name)
+                if self.get(key) != expected:
+                    return False
+                condition = {"IfMatch": head["ETag"]}
+            self._fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, **condition)
+        except (FileNotFoundError, NotFound):
+            return False
+        except OSError as error:
+            if not _refused(error):
+                raise
+            # A request that was sent again after its success finds what it has written itself.
+            return self.exists(key) and self.get(key) == data
+        return True
+
     @contextmanager
     def _replacing_s3(self, key: str) -> Iterator[IO[bytes]]:
         with tempfile.NamedTemporaryFile(prefix="perpflow-") as spool:
@@ -268,6 +316,13 @@ def open_store(settings: PublishSettings) -> Store:
     )
 
 
+def _refused(error: OSError) -> bool:
+    """Whether a condition of a write did not hold, however s3fs says it."""
+    answer = getattr(error.__cause__, "response", {}).get("Error", {})
+    codes = ("PreconditionFailed", "ConditionalRequestConflict")
+    return isinstance(error, FileExistsError) or answer.get("Code") in codes
+
+
 def _count(key: str) -> None:
     tree, separator, _ = key.partition("/")
     metrics.FILES.labels(tree if separator else "other").inc()
@@ -276,6 +331,10 @@ def _count(key: str) -> None:
 def _encrypted(encryption: str | None, kms_key: str | None) -> dict[str, str]:
     wanted = {"ServerSideEncryption": encryption, "SSEKMSKeyId": kms_key}
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _is_object(path: str) -> bool:
+    return _TEMPORARY not in path and not path.endswith(_LOCK)
 
 
 def _temporary_beside(path: Path) -> tuple[int, str]:

@@ -17,8 +17,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        if not 0 <= options.port < 1 << 16:
-            raise ValueError(f"--port {options.port}: a port must be 0-65535")
         feeds = _feeds(options)
         asyncio.run(_serve(options, feeds))
     except (ValueError, UserError, OSError, OverflowError) as error:

@@ -12,10 +12,11 @@ everything.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from ingest.ticks import FUTURE_NS, I64
 from publish.exclusions import MEMORY_NS
 from publish.layout import Series
 from publish.merging import EPOCH
-from publish.raw_chunks import QUOTES, TRADES
+from publish.raw_chunks import DAY_NS, QUOTES, TRADES
 from publish.raw_pieces import Piece, Ticks, read_stamps, read_ticks
 from publish.replay.ticks_in import LOOK_AHEAD, Area, Covered, Lagging, RawTicks
 
@@ -88,20 +89,57 @@ class Account:
     """Digest of each file looked at, by key."""
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a unit will be made of; `sources`: digests by name, `facts`: what else decides it."""
+
+    rows: int
+    sources: dict[str, str]
+    facts: list[Any]
+    days: tuple[date, ...]
+    """The days of the month of which there are ticks, by arrival."""
+
+
+def inputs(unit: MonthUnit) -> Inputs:
+    """Found without reading ticks. Raises `StoreError`."""
+    ticks = _ticks(unit)
+    feed = _Feed(unit, ticks)
+    begin, end = unit.begin * NS, unit.end * NS
+    used = {piece.key for _, piece in feed.pieces}
+    spans = [(max(start, begin), min(stop, end)) for start, stop in unit.spans]
+    coverage = [astuple(of) for of in ticks.coverage()]
+    within = [piece for _, piece in feed.pieces if piece.low < end and piece.high >= begin]
+    days = {
+        EPOCH + timedelta(days=day)
+        for piece in within
+        for day in range(max(piece.low, begin) // DAY_NS, min(piece.high, end - 1) // DAY_NS + 1)
+    }
+    return Inputs(
+        sum(piece.rows for piece in within),
+        ticks.named(used),
+        [coverage, spans, [asdict(of) for of in feed.lagging]],
+        tuple(sorted(days)),
+    )
+
+
+def _ticks(unit: MonthUnit) -> RawTicks:
+    ahead = int(LOOK_AHEAD.total_seconds()) * NS
+    first, last = unit.begin * NS - DAY_NS, unit.end * NS + ahead
+    return RawTicks(unit.area, unit.exchange, unit.symbol, first, last)
+
+
 def month_bars(unit: MonthUnit, account: Account) -> Iterator[tuple[Series, date, pa.Table]]:
     """Whole UTC days of bars: per series in time order, `time` first, then the dataset's columns.
 
     Raises `StoreError`.
     """
-    begin, end = unit.begin * NS, unit.end * NS
-    ahead = int(LOOK_AHEAD.total_seconds()) * NS
-    ticks = RawTicks(unit.area, unit.exchange, unit.symbol, begin - DAY * NS, end + ahead)
+    ticks = _ticks(unit)
     shard = ShardAggregator(unit.exchange, unit.rules, unit.clocks)
     cuts = _cover(shard, unit, ticks)
-    feed = _Feed(unit, ticks, shard, account)
+    feed = _Feed(unit, ticks)
     days = _Days(unit)
     first = dict.fromkeys(unit.clocks, True)
-    for reached in feed:
+    for reached in feed.into(shard, account):
         for clock in unit.clocks:
             cut = min(reached[clock] // NS, cuts[clock])
             if first[clock] and cut > unit.begin:
@@ -113,8 +151,8 @@ def month_bars(unit: MonthUnit, account: Account) -> Iterator[tuple[Series, date
     for clock in unit.clocks:
         yield from days.over(clock, unit.end)
     account.dropped.update(shard.dropped)
-    account.gaps = ticks.gaps(begin, end)
-    account.sources = ticks.sources
+    account.gaps = ticks.gaps(unit.begin * NS, unit.end * NS)
+    account.sources = ticks.named({piece.key for _, piece in feed.pieces})
 
 
 def _forget_what_was_before(shard: ShardAggregator, clock: str, begin: int) -> None:
@@ -168,30 +206,23 @@ def _imported_spans(coverage: list[Covered]) -> dict[str, list[tuple[int, int]]]
 
 
 class _Feed:
-    """Gives the shard the row groups, one after the other; iterating, how far each clock has come.
+    """The row groups that a unit is made of, and how they come to a shard."""
 
-    That is the stamp (ns) before which nothing follows.
-    """
-
-    def __init__(
-        self, unit: MonthUnit, ticks: RawTicks, shard: ShardAggregator, account: Account
-    ) -> None:
+    def __init__(self, unit: MonthUnit, ticks: RawTicks) -> None:
         self._unit = unit
         self._ticks = ticks
-        self._shard = shard
-        self._account = account
         self._symbols = [unit.symbol]
         self._begin, self._end = unit.begin * NS, unit.end * NS
         live = unit.rules.lateness_ns is not None
-        self._lagging = ticks.lagging() if live else []
+        self.lagging = ticks.lagging() if live else []
         pieces = sorted(
             (self._dated(kind, piece) for kind in (TRADES, QUOTES) for piece in self._wanted(kind)),
             key=lambda item: item[1].low,
         )
         self._lag = (unit.rules.lateness_ns or 0) + NS if live else _usual_lag(pieces)
-        self._pieces = [(kind, piece) for kind, piece in pieces if self._counts(piece)]
+        self.pieces = [(kind, piece) for kind, piece in pieces if self._counts(piece)]
         # Later than that they come first; live has left them out as late.
-        self._late = set() if live else {p for p in self._pieces if self._stragglers(p[1])}
+        self._late = set() if live else {p for p in self.pieces if self._stragglers(p[1])}
 
     def _wanted(self, kind: str) -> list[Piece]:
         """Those that may matter, and the last one before."""
@@ -217,13 +248,15 @@ class _Feed:
         assert piece.oldest is not None
         return piece.oldest < piece.low - self._lag
 
-    def __iter__(self) -> Iterator[Mapping[str, int]]:
+    def into(self, shard: ShardAggregator, account: Account) -> Iterator[Mapping[str, int]]:
+        """Add all, one after the other; how far each clock has come: to before what stamp (ns)."""
+        self._shard, self._account = shard, account
         for kind, piece in self._late:
             for collector, ticks in self._read(kind, piece):
                 late = ticks.exchange_ts < piece.low - self._lag
                 self._give(kind, collector, ticks.take(late))
-        lows = [piece.low for _, piece in self._pieces[1:]]
-        for of, low in zip(self._pieces, [*lows, self._end + self._lag], strict=True):
+        lows = [piece.low for _, piece in self.pieces[1:]]
+        for of, low in zip(self.pieces, [*lows, self._end + self._lag], strict=True):
             kind, piece = of
             for collector, ticks in self._read(kind, piece):
                 if of in self._late:
@@ -260,7 +293,7 @@ class _Feed:
 
     def _add(self, kind: str, collector: str, ticks: Ticks) -> None:
         low, high = _range(ticks.local_ts)
-        for of in self._lagging:
+        for of in self.lagging:
             if (of.kind, of.collector) == (kind, collector) and _overlaps(of, low, high):
                 late = (ticks.row >= of.row_from) & (ticks.row <= of.row_to)
                 late &= (ticks.local_ts >= of.local_from) & (ticks.local_ts <= of.local_to)

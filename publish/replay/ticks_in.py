@@ -1,10 +1,7 @@
 """Raw ticks of one instrument out of a raw area, a row group after the other, memory bounded.
 
 An area is a store with the own archive (`raw/`, and `raw_open/` of days not over), or with what
-sources were imported to:
-
-    raw_import/{trades,quotes,gaps,sessions}/{digest}/{number}.parquet     chunks, see raw_chunks.py
-    raw_import/…/{digest}/done.json                                        what they cover, last
+sources were imported to (`imported.py`).
 """
 
 import hashlib
@@ -14,18 +11,18 @@ from datetime import date, timedelta
 from functools import cached_property
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from publish import raw_chunks
 from publish.merging import EPOCH
-from publish.raw_chunks import DAY_NS, GAPS, SESSIONS, Group, read_chunk, valid
+from publish.raw_chunks import DAY_NS, GAPS, SESSIONS, Group, read_chunk, read_groups, valid
 from publish.raw_days import Instrument, day_key, existing_day, parse_day_key, series_prefix
 from publish.raw_pieces import Piece, pieces_of_chunk, read_piece
+from publish.replay.imported import ROOT as IMPORTS
+from publish.replay.imported import Imported, find
 from publish.settings import PublishSettings
-from publish.store import Store, open_store
+from publish.store import Store, StoreError, open_store
 
-IMPORTS = "raw_import"
 LOOK_AHEAD = timedelta(days=31)
 """How much later than its month's end a healed tick may have come and still be found."""
 
@@ -114,9 +111,8 @@ class RawTicks:
     def _imported(self, of: Instrument) -> Iterator[Piece]:
         for name in self._area.imports or ():
             for key in self.store.list(f"{IMPORTS}/{of.kind}/{name}"):
-                if key.endswith(".parquet"):
-                    chunk = read_chunk(self.store, key)
-                    yield from pieces_of_chunk(chunk, lambda group: self._is(of, group))
+                chunk = read_groups(self.store, key)
+                yield from pieces_of_chunk(chunk, lambda group: self._is(of, group))
 
     def _is(self, of: Instrument, group: Group) -> bool:
         return group.exchange == of.exchange and (not of.symbol or group.symbol == of.symbol)
@@ -126,11 +122,10 @@ class RawTicks:
         if self._area.imports is not None:
             return [
                 Covered(local_from, exchange_from, anew, local_to, exchange_to)
-                for done in map(self._done, self._area.imports)
-                if done["exchange"] == self.exchange
-                for symbol, local_from, local_to, exchange_from, exchange_to, anew in done[
-                    "coverage"
-                ]
+                for name in self._area.imports
+                for symbol, local_from, local_to, exchange_from, exchange_to, anew in (
+                    self._imported_as(name).coverage
+                )
                 if symbol == self.symbol
             ]
         return [
@@ -139,8 +134,19 @@ class RawTicks:
             if row["event"] == "covered" and row["symbol"] == self.symbol
         ]
 
-    def _done(self, name: str) -> Any:
-        return read_done(self.store, name)
+    def named(self, keys: set[str]) -> dict[str, str]:
+        """The digests of files by what users know them by; an import's are its sources'."""
+        if self._area.imports is None:
+            return {key: self.sources[key] for key in sorted(keys)}
+        used = {key.split("/")[2] for key in keys}
+        found = (of for name in sorted(used) for of in self._imported_as(name).sources)
+        return {of["url"]: of["sha256"] for of in found}
+
+    def _imported_as(self, name: str) -> Imported:
+        done = find(self.store, name)
+        if done is None:
+            raise StoreError(f"{self.store.url}: the import {name} is not there (any more)")
+        return done
 
     def lagging(self) -> list[Lagging]:
         """What live left out because it came when its seconds were sealed."""
@@ -176,11 +182,6 @@ class RawTicks:
                     if row["symbol"] in (self.symbol, "") and first <= row["local_ts"] < last
                 }
         return len(found)
-
-
-def read_done(store: Store, name: str) -> Any:
-    """What an import's done.json says."""
-    return orjson.loads(store.get(f"{IMPORTS}/{name}.json"))
 
 
 def digest(piece: Piece) -> str:

@@ -149,11 +149,11 @@ def test_what_is_no_recording(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "table.csv").write_text("time,open\n" + "1721347021080832061,5\n" * 20)
     for name, text in {
-        "missing.gz": "can't read the recording missing.gz: No such file",
-        "empty.gz": "empty.gz is no frame recording (`<local ns> <frame>` a line): it is empty",
-        "nothing.gz": "nothing.gz is no frame recording (`<local ns> <frame>` a line): it is empty",
-        "directory": "can't read the recording directory: Is a directory",
-        "table.csv": "table.csv is no frame recording",
+        "missing.gz": "can't read missing.gz: No such file",
+        "empty.gz": "empty.gz is empty",
+        "nothing.gz": "nothing.gz is empty",
+        "directory": "can't read directory: Is a directory",
+        "table.csv": "table.csv is in no format that is read",
     }.items():
         assert_refused_lines(replay_here(tmp_path, name), text)
         assert not list((tmp_path / "out").rglob("*.parquet"))
@@ -168,7 +168,7 @@ def assert_refused_lines(result: "subprocess.CompletedProcess[str]", text: str) 
 def test_one_missing_recording_of_two_publishes_nothing(lines: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "good").write_bytes(b"".join(lines))
     result = replay_here(tmp_path, "good", "missing.gz", "--partial")
-    assert_refused_lines(result, "can't read the recording missing.gz: No such file")
+    assert_refused_lines(result, "can't read missing.gz: No such file")
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
@@ -196,7 +196,7 @@ def test_the_wrong_venue_of_an_own_recording(tmp_path: Path) -> None:
     with RecordingFile(tmp_path / "own.gz", header) as file:
         file.write([(int(stamp), frame)])
     result = replay_here(tmp_path, "own.gz", "--partial")
-    assert_refused_lines(result, "own.gz was recorded from okx-perps, not binance-futures")
+    assert_refused_lines(result, "own.gz is of okx-perps, not binance-futures")
     # The recording knows its contracts: 100 of 10 USD each.
     result = replay_here(tmp_path, "own.gz", "--partial", venue=("--venue", "okx-perps"))
     assert_replayed(result, "1 frames: 1 trades")

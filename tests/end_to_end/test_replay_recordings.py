@@ -298,7 +298,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def cut_up(monkeypatch: pytest.MonkeyPatch, chunk_frames: int) -> None:
     cut = functools.partial(recorded_ticks, chunk_frames=chunk_frames)
-    monkeypatch.setattr("publish.replay.command.recorded_ticks", cut)
+    monkeypatch.setattr("publish.replay.import_frames.recorded_ticks", cut)
 
 
 @pytest.mark.parametrize(("processes", "chunk_frames"), [(2, 20_000), (1, 997), (2, 4096)])

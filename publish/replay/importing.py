@@ -1,0 +1,203 @@
+"""Any source into raw-archive form: a scratch area that the one engine reads.
+
+What it holds is in `publish.replay.imported`. An import's digest is of its files' content and of
+the settings that shape its ticks: what is done is not done again, however often the replay is
+started, and what was cut off begins anew. Memory is bounded by a chunk, whatever a file's size.
+Recordings of an exchange are imported together, because what one says (instruments,
+subscriptions) holds for the next.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import orjson
+
+from ingest.errors import UserError
+from ingest.recording import read_header
+from publish.progress import Progress, quiet
+from publish.replay.contracts import Contracts, Dated, read_lists
+from publish.replay.import_frames import import_frames
+from publish.replay.import_tables import import_table
+from publish.replay.imported import Imported, find, finish, sweep
+from publish.replay.opening import expand, fetch, opened, size_of
+from publish.replay.overlaps import refuse_overlaps, same_content
+from publish.replay.sources import FRAMES, recognise
+from publish.replay.sources.base import Input, Layout, SourceError
+from publish.replay.sources.texts import first_lines
+from publish.store import Store
+
+VERSION = 1
+"""Of what is imported: another number imports everything anew."""
+_DIGEST_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """`exchange`: of files that don't say it. `instruments`: as `publish.replay.contracts`.
+
+    `assume_latency_ns`: how long after the exchange stamp ticks of sources without an arrival
+    time are taken to have arrived; None: they have none.
+    """
+
+    exchange: str | None = None
+    instruments: tuple[str, ...] = ()
+    assume_latency_ns: int | None = None
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    url: str
+    layout: Layout
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What shapes an exchange's ticks beside the files."""
+
+    exchange: str
+    lists: tuple[Dated, ...]
+    latency_ns: int | None
+
+    def digest(self, *of: str) -> str:
+        lists = [[since, [asdict(i) for i in listed]] for since, listed in self.lists]
+        settings = [VERSION, self.exchange, lists, self.latency_ns, *of]
+        return hashlib.sha256(orjson.dumps(settings)).hexdigest()[:_DIGEST_CHARS]
+
+
+def import_all(
+    given: Sequence[str], options: ImportOptions, scratch: Store, progress: Progress = quiet
+) -> list[Imported]:
+    """Import the files that paths, globs and URLs name, in the order given; recordings last.
+
+    All are looked at before any is imported. Raises `SourceError`, `RecordingError` or an
+    `ExceptionGroup` of several, `StoreError`: the rest of the scratch area stays for the next time.
+    """
+    lists = read_lists(options.instruments)
+    files = _all_recognised(expand(given))
+    sweep(scratch)
+    tables = [file for file in files if file.layout.format != FRAMES]
+    jobs = [
+        (file, _settings(_exchange_of(file, options), lists, options.assume_latency_ns))
+        for file in tables
+    ]
+    found = list(_import_tables(jobs, scratch, options.processes, progress))
+    recordings = [file for file in files if file.layout.format == FRAMES]
+    found += _import_frames(recordings, options, lists, scratch, progress)
+    return refuse_overlaps(found)
+
+
+def _all_recognised(urls: Sequence[str]) -> list[_File]:
+    out, errors = [], []
+    for url in urls:
+        try:
+            with opened(url) as raw:
+                out.append(_File(url, recognise(url, first_lines(url, raw)), size_of(url)))
+        except SourceError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise ExceptionGroup("files that can't be replayed", errors)
+    if errors:
+        raise errors[0]
+    return out
+
+
+def _exchange_of(file: _File, options: ImportOptions) -> str:
+    said, given = file.layout.exchange, options.exchange
+    if said and given and said != given:
+        raise SourceError(f"{file.url} is of {said}, not {given}")
+    exchange = said or given
+    if exchange is None:
+        raise SourceError(f"{file.url} does not say which exchange it is of: pass --venue")
+    return exchange
+
+
+def _settings(exchange: str, lists: dict[str, list[Dated]], latency_ns: int | None) -> _Settings:
+    return _Settings(exchange, tuple(lists.get(exchange, ())), latency_ns)
+
+
+def _import_tables(
+    jobs: Sequence[tuple[_File, _Settings]], scratch: Store, processes: int, progress: Progress
+) -> Iterator[Imported]:
+    """Each job's import, in their order, `processes` files at a time."""
+    total, done = sum(file.size for file, _ in jobs), 0
+    if processes == 1 or len(jobs) < 2:
+        for file, settings in jobs:
+            yield _table(file, settings, scratch, _within(progress, done, total))
+            done += file.size
+            progress("importing", done, total)
+        return
+    # Forking a process that has threads (Arrow's) can deadlock the child.
+    with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn")) as pool:
+        futures = {pool.submit(_table, *job, scratch): job[0] for job in jobs}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += futures[future].size
+                progress("importing", done, total)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that imports was killed, perhaps for want of memory: use fewer "
+                "processes (--processes 1)"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+        yield from (future.result() for future in futures)
+
+
+def _within(progress: Progress, before: int, total: int) -> Progress:
+    """The progress of one file as that of all."""
+    return lambda what, done, size: progress("importing", before + done, total)
+
+
+def _table(
+    file: _File, settings: _Settings, scratch: Store, progress: Progress = quiet
+) -> Imported:
+    with tempfile.TemporaryDirectory(prefix="perpflow-") as directory:
+        source = fetch(file.url, Path(directory))
+        digest = settings.digest(file.layout.format, file.layout.kind, source.sha256)
+        done = find(scratch, digest)
+        if done is not None:
+            return replace(done, sources=[done.sources[0] | {"url": file.url}])
+        contracts = Contracts(settings.exchange, settings.lists)
+        imported = import_table(
+            source, file.layout, contracts, settings.latency_ns, digest, scratch, progress
+        )
+        finish(scratch, imported)
+        return imported
+
+
+def _import_frames(
+    files: Sequence[_File],
+    options: ImportOptions,
+    lists: dict[str, list[Dated]],
+    scratch: Store,
+    progress: Progress,
+) -> Iterator[Imported]:
+    with tempfile.TemporaryDirectory(prefix="perpflow-") as directory:
+        by_exchange: dict[str, list[Input]] = {}
+        for file in files:
+            source = fetch(file.url, Path(directory))
+            header = read_header(source.path)
+            said = Layout(FRAMES, exchange=header.exchange if header else None)
+            exchange = _exchange_of(_File(file.url, said, file.size), options)
+            by_exchange.setdefault(exchange, []).append(source)
+        for exchange, of in by_exchange.items():
+            sources = list({source.sha256: source for source in reversed(of)}.values())
+            settings = _settings(exchange, lists, None)
+            digest = settings.digest(FRAMES, *sorted(source.sha256 for source in sources))
+            done = find(scratch, digest)
+            if done is None:
+                done = import_frames(
+                    sources, exchange, settings.lists, digest, scratch, options.processes, progress
+                )
+                finish(scratch, done)
+            again = [same_content(source.url) for source in of if source not in sources]
+            yield replace(done, problems=done.problems + again)

@@ -36,6 +36,7 @@ lint: .venv/.lint
 docs: .venv/.setup
 	@$(BIN)/python -m publish.metrics_table > docs/metrics.md.new
 	@mv docs/metrics.md.new docs/metrics.md
+	@$(BIN)/python -m deploy.grafana.generate
 
 .venv/.bench: .venv/.setup
 	@$(INSTALL) -e '.[test,bench]'

@@ -58,8 +58,8 @@ class Feed:
     venue's parser finds among them goes back to `line.notice` and `line.heard`. `changed` is
     called with ("connected" | "subscribed" | "confirmed" | "channel-silent" | "disconnected" |
     "replaced", reason) on the event loop. The feeds of a venue share a `trouble`: one that can't be
-    reached is told once. With `overlap` false the old connection is closed before the next is
-    opened.
+    reached is told once. Where the venue's limits leave no room for an overlap the old connection
+    is closed before the next is opened.
     """
 
     def __init__(
@@ -77,7 +77,6 @@ class Feed:
         trouble: Trouble | None = None,
         confirm_s: float = CONFIRM_S,
         renew_s: float | None = None,
-        overlap: bool = True,
     ) -> None:
         self.path = endpoint.path
         base = ws_url.rstrip("/")
@@ -86,7 +85,6 @@ class Feed:
         self._clock = clock
         self._deliver = deliver
         self._changed = changed
-        self.overlap = overlap
         self._log = _log.bind(exchange=exchange, path=endpoint.path)
         self._trouble = trouble or trouble_of(exchange)
         self._watchdogs = {kind: Watchdog() for kind in kinds_of(endpoint)}
@@ -188,7 +186,7 @@ class Feed:
                 if since is not None and now - since >= OVERLAP_S and self._next.line.confirmed:
                     await self._replace()
             elif self._current.line.renew and now >= self._next_at:
-                if self.overlap:
+                if self._limiter.room_to_overlap:
                     self._next = self._start()
                 else:
                     self._current.task.cancel()

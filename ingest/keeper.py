@@ -80,11 +80,14 @@ class Keeper:
     async def run(self) -> None:
         """Collect until `stop` or cancellation. Raises what ends the collector."""
         stopping = asyncio.create_task(self._stopping.wait())
-        tasks: list[asyncio.Task[object]] = [asyncio.create_task(self._first())]
+        first = asyncio.create_task(self._first())
+        tasks: list[asyncio.Task[object]] = [first]
         try:
             await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0].done():
-                self._collector = self._collector_of(tasks[0].result())  # type: ignore[arg-type]
+                found, gone = await first
+                self._collector = self._collector_of(found)
+                self._collector.delisted(gone)
                 tasks.append(asyncio.create_task(self._collector.run()))
                 tasks.append(asyncio.create_task(self._refresh(self._collector)))
                 await asyncio.wait({stopping, *tasks[1:]}, return_when=asyncio.FIRST_COMPLETED)
@@ -101,14 +104,22 @@ class Keeper:
         self._stopping.set()
         await self._stopped.wait()
 
-    async def _first(self) -> Sequence[Instrument]:
-        """The instruments to start with, from REST or the copy, as soon as there are any."""
+    async def _first(self) -> tuple[Sequence[Instrument], Sequence[Instrument]]:
+        """The instruments to start with, from REST or the copy, as soon as there are any; and
+        those that traded when the copy was made and don't any more."""
         delay = FIRST_DELAY_S
+        kept = await self._kept()
         while True:
             found, wait_s = await self._fetched()
-            instruments = self._selected(found or await self._kept())
+            if kept is not None and found is None:
+                since = datetime.fromtimestamp(kept.fetched_ns // 10**9, UTC).isoformat()
+                told = f"{self._settings.cache} of {since}"
+                self._tell("starting with instruments kept on disk", told)
+            instruments = self._selected(found or kept)
             if instruments:
-                return instruments
+                before = select(kept.listed, self._settings.patterns).instruments if kept else ()
+                trading = {i.native for i in instruments}
+                return instruments, [i for i in before if i.native not in trading]
             await asyncio.sleep(max(delay * random.uniform(0.75, 1.0), wait_s))
             delay = min(2 * delay, MAX_DELAY_S)
 
@@ -149,14 +160,8 @@ class Keeper:
         return found, 0.0
 
     async def _kept(self) -> InstrumentList | None:
-        settings = self._settings
-        kept = await asyncio.to_thread(
-            load, settings.cache, settings.exchange, self._url, self._dexes
-        )
-        if kept is not None:
-            since = datetime.fromtimestamp(kept.fetched_ns // 10**9, UTC).isoformat()
-            self._tell("starting with instruments kept on disk", f"{settings.cache} of {since}")
-        return kept
+        cache, exchange = self._settings.cache, self._settings.exchange
+        return await asyncio.to_thread(load, cache, exchange, self._url, self._dexes)
 
     def _selected(self, found: InstrumentList | None) -> Sequence[Instrument]:
         if found is None:

@@ -295,9 +295,11 @@ class Line:
         """Send within the venue's limits, unless the connection ends meanwhile."""
         for message in messages:
             free = asyncio.ensure_future(self._limiter.sending(self._budget))
-            await asyncio.wait({free, watching}, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait({free, watching}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await cancelled(free)
             if watching.done():
-                free.cancel()
                 return
             await _send(connection, message)
 
@@ -310,7 +312,7 @@ class Line:
         confirm_by = opened + self._patience()
         received = metrics.RECEIVED_BYTES.labels(address.exchange)
         beat_at = opened + interval
-        closed = asyncio.ensure_future(connection.wait_closed())
+        closed = connection.connection_lost_waiter
         told = 0
         while True:
             await asyncio.wait({closed}, timeout=CHECK_S)

@@ -24,7 +24,7 @@ from ingest.log.reading import read_kept
 from publish import metrics, raw_chunks
 from publish.raw_chunks import GAPS, QUOTES, SESSIONS, TRADES, Chunk, read_chunk, write_chunks
 from publish.raw_days import Instrument, make_day
-from publish.retries import STOP_S, StoreWork, threads_for
+from publish.retries import READ_ON_S, STOP_S, StoreWork, Unfinished, threads_for
 from publish.store import Store
 
 GROUP = "archive"
@@ -107,11 +107,13 @@ class Archive:
                 await self._read_until(deadline)
                 await self._flush()
                 await self._make_days(time.monotonic() + self._flush_s)
-            deadline = time.monotonic() + STOP_S
+            deadline = time.monotonic() + READ_ON_S
             while self._size < PENDING_BYTES and time.monotonic() < deadline and await self._read():
                 pass
             await self._flush()
             await self._make_days(time.monotonic() + STOP_S)
+        except Unfinished as left:
+            _log.warning("stopped before all ticks were archived", problem=str(left))
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 

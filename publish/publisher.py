@@ -22,7 +22,7 @@ from publish import metrics
 from publish.layout import Series
 from publish.open_days import OpenDays
 from publish.pending import Pending
-from publish.retries import STOP_S, StoreWork, threads_for
+from publish.retries import READ_ON_S, STOP_S, StoreWork, Unfinished, threads_for
 from publish.store import Store
 
 WAIT_S = 0.2
@@ -92,9 +92,11 @@ class Publisher:
                 await self._read_until(due)
                 await self._flush(self._due_intervals())
                 await self._tidy(time.monotonic() + self._every_s)
-            await self._read_to_the_end(time.monotonic() + STOP_S)
+            await self._read_to_the_end(time.monotonic() + READ_ON_S)
             await self._flush(self._pending.intervals)
             await self._tidy(time.monotonic() + STOP_S)
+        except Unfinished as left:
+            _log.warning("stopped before all bars were in files", problem=str(left))
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -181,7 +181,7 @@ def sessions(table: pa.Table) -> pa.Table:
 def _last_of_each(table: pa.Table, names: Sequence[str]) -> pa.Table:
     rows = zip(*(table[name].to_pylist() for name in names), strict=True)
     last = {row: i for i, row in enumerate(rows)}
-    return table.take(sorted(last.values()))
+    return table.take(pa.array(sorted(last.values()), pa.int64()))
 
 
 def _table(kind: str, table: pa.Table, **columns: Any) -> pa.Table:

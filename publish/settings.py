@@ -254,7 +254,8 @@ class IngestSettings(Section):
 
     `refresh`: how often the venues' instrument lists are read for listings and changes.
     `processes_per_address`: how many perpflow processes collect the same venues from this machine's
-    address; each uses that part of the venues' limits on connections, messages and REST requests.
+    address; each uses that part of the venues' limits on connections, messages, subscriptions and
+    REST requests.
     What the log can't take waits in `spool_dir` (by default beside the log, `<log.path>.spool`), up
     to `spool_mb` a venue, then reading pauses.
     """
@@ -308,6 +309,16 @@ class PublishSettings(Section):
         return self
 
 
+class AuditSettings(Section):
+    """`perpflow audit --watch`. `repair`: whether days that differ for known reasons are rewritten.
+
+    `settle`: how long after midnight UTC it begins.
+    """
+
+    repair: bool = False
+    settle: Annotated[Duration, _at_least("1m")] = 1_200_000_000_000
+
+
 class ApiSettings(Section):
     """The HTTP API. `port`: `perpflow serve` takes 8080 by default, `run` serves only if it is set.
 
@@ -346,6 +357,7 @@ class Settings(Section):
     ingest: IngestSettings = IngestSettings()
     aggregate: AggregateSettings = AggregateSettings()
     publish: PublishSettings = PublishSettings()
+    audit: AuditSettings = AuditSettings()
     api: ApiSettings = ApiSettings()
     metrics: MetricsSettings = MetricsSettings()
     runtime: RuntimeSettings = RuntimeSettings()

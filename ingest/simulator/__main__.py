@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ingest import event_loop
 from ingest.errors import UserError
 from ingest.simulator import EXCHANGES, Feed, Market, Simulator, market_feed, recording_feed
 from ingest.simulator.flow import SECOND
@@ -19,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         feeds = _feeds(options)
-        event_loop.run(_serve(options, feeds))
+        asyncio.run(_serve(options, feeds))
     except (ValueError, UserError, OSError, OverflowError) as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2

@@ -91,12 +91,18 @@ async def test_lag_and_watermark_are_told_until_it_is_given_up(tmp_path: Path) -
         assert await worker.lag() == 0.0
         assert told("perpflow_aggregate_lag_records", topic=TRADES_TOPIC) == 0
         assert told("perpflow_watermark_timestamp_seconds", shard="binance-futures") == 100
+        await worker.commit()
+        held = dict.fromkeys(("perpflow_aggregate_held_ticks", "perpflow_open_windows"), 0)
+        assert {name: told(name) for name in held} == held
+        kept = sum(map(len, (await log.acquire("g", partition)).state.values()))
+        assert told("perpflow_aggregate_state_bytes") == kept > 0
         await append(records.PUNCTUATION, 101)
         assert await worker.lag() > 0.0
         assert told("perpflow_aggregate_lag_records", topic=TRADES_TOPIC) == 1
         await worker.release()
         assert told("perpflow_aggregate_lag_records", topic=TRADES_TOPIC) is None
         assert told("perpflow_watermark_timestamp_seconds", shard="binance-futures") is None
+        assert told("perpflow_aggregate_state_bytes") is None
     await log.close()
 
 

@@ -186,3 +186,17 @@ class Scrape:
             if sample == f"perpflow_{name}_total" and labels.items() <= mine.items() and value:
                 found[mine.get(label, "")] += round(value)
         return found
+
+    def values(self, sample: str) -> list[float]:
+        """The values of all series of that name."""
+        return [value for (name, _), value in self._values.items() if name == sample]
+
+    def buckets(self, sample: str, **labels: str) -> dict[float, float]:
+        """The cumulative counts of a histogram by their bounds, summed over everything but these
+        labels."""
+        found: dict[float, float] = defaultdict(float)
+        for (name, pairs), value in self._values.items():
+            mine = dict(pairs)
+            if name == sample and labels.items() <= mine.items():
+                found[float(mine["le"])] += value
+        return found

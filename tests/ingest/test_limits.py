@@ -149,6 +149,23 @@ async def test_the_collectors_of_a_process_share_what_an_address_may_do() -> Non
     assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) is not limiter(OKX)
 
 
+def test_what_one_collector_subscribes_leaves_less_to_the_others() -> None:
+    shared = Limiter(LIMITS[HYPERLIQUID])
+    assert shared.subscriptions_left("a") == 1000
+    shared.subscribe("a", 300)
+    assert (shared.subscriptions_left("a"), shared.subscriptions_left("b")) == (1000, 700)
+    assert shared.room_to_overlap
+    shared.subscribe("b", 300)
+    assert not shared.room_to_overlap
+    shared.subscribe("a", 0)
+    assert shared.subscriptions_left("b") == 1000
+    assert shared.room_to_overlap
+    unlimited = Limiter(LIMITS[OKX])
+    unlimited.subscribe("a", 10**6)
+    assert unlimited.subscriptions_left("b") > 10**6
+    assert unlimited.room_to_overlap
+
+
 @given(st.sampled_from(sorted(LIMITS)), st.integers(1, 8))
 def test_processes_of_one_address_together_stay_within_its_limits(
     exchange: str, processes: int

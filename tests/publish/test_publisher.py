@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from structlog.testing import capture_logs
 
 from ingest.log import Fenced, Log, NewRecord
 from ingest.log.sqlite import SqliteLog
@@ -352,3 +353,25 @@ async def test_new_bars_do_not_wait_for_folds_and_a_kill_forgets_none(
         assert month_days(files, series(symbol), "2026-11") == ["2026-11-20"]
         assert starts(files, series(symbol)) == [MIDNIGHT - 60, MIDNIGHT]
     assert (await log.committed("publisher"))[BARS_TOPIC, 0] == 3
+
+
+async def test_a_stop_leaves_to_the_next_start_what_takes_too_long(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow store and many files: the stop is in time, and no bar is lost or twice."""
+    monkeypatch.setattr("publish.retries.STOP_S", 0.3)
+    url = f"file://{tmp_path / 'out'}"
+    symbols = [BTC.replace("BTC", f"S{i:02}") for i in range(40)]
+    await log.append([bars([MIDNIGHT, MIDNIGHT + 60], symbols)])
+
+    def slow(number: int, done: bool) -> None:
+        time.sleep(0 if done else 0.05)  # what a store takes
+
+    with capture_logs() as said:
+        await publish(log, FailingStore(url, slow), workers=2)
+    assert [line["event"] for line in said] == ["stopped before all bars were in files"]
+    files = Store(url)
+    assert 0 < len(files.list("metrics_open")) < len(symbols)
+    await publish(log, files)
+    for symbol in symbols:
+        assert starts(files, series(symbol)) == [MIDNIGHT, MIDNIGHT + 60]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -78,7 +79,7 @@ def _tell(report: AuditReport) -> None:
         "audited",
         of=report.wanted,
         instruments=len(report.units),
-        bars=sum(unit.bars for unit in report.units),
+        bars=report.bars,
         differ={cause.value: causes[cause] for cause in CAUSES if causes[cause]},
         repaired=sum(len(unit.repaired) for unit in report.units),
         waiting={why: sorted(map(str, days)) for why, days in report.waiting.items()},
@@ -131,7 +132,8 @@ async def _on_thread(work: Callable[[], bool], stopping: asyncio.Event) -> bool:
     threading.Thread(target=run, name="audit", daemon=True).start()
     working = asyncio.wrap_future(result)
     stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+    both: set[asyncio.Future[Any]] = {working, stop}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if working.done():
         stop.cancel()
         return working.result()

@@ -83,9 +83,8 @@ def _lines(report: AuditReport) -> list[Text]:
         Text(f"not audited: {', '.join(map(str, sorted(days)))} {why}")
         for why, days in sorted(report.waiting.items())
     ]
-    bars = sum(unit.bars for unit in report.units)
     differ = report.causes().total()
-    told = f"{bars:,} bars of {len(report.units)} instruments, {differ:,} differ"
+    told = f"{report.bars:,} bars of {len(report.units)} instruments, {differ:,} differ"
     result = {DEFECT: "SOME FOR NO KNOWN REASON", DIFFERS: "for known reasons"}
     if differ:
         told += f": {result.get(report.exit_code, 'repaired')}"

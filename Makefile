@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test nightly lint bench clean
+.PHONY: setup demo test nightly lint docs bench clean
 
 setup: .venv/.setup
 
@@ -32,6 +32,11 @@ lint: .venv/.lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p ingest -p aggregate -p publish -m perpflow
+
+docs: .venv/.setup
+	@$(BIN)/python -m publish.metrics_table > docs/metrics.md.new
+	@mv docs/metrics.md.new docs/metrics.md
+	@$(BIN)/python -m deploy.grafana.generate
 
 .venv/.bench: .venv/.setup
 	@$(INSTALL) -e '.[test,bench]'

@@ -3,7 +3,6 @@
 What a command needs is imported when it runs, so that `--help` and refusals are immediate.
 """
 
-import asyncio
 import sys
 import time
 from collections.abc import Coroutine
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ingest.errors import UserError
-
-__version__ = "0.1.0"
+from publish.version import VERSION
 
 if TYPE_CHECKING:
     from publish.settings import Settings
@@ -69,16 +67,15 @@ def _log_start(text: str) -> "Start":
         raise typer.BadParameter(str(error)) from None
 
 
-def _await(work: Coroutine[Any, Any, None]) -> None:
-    import uvloop
+def _await(settings: "Settings", work: Coroutine[Any, Any, None]) -> None:
+    from ingest.event_loop import run
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work)
+    run(work, uvloop=settings.runtime.uvloop)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"perpflow {__version__}")
+        print(f"perpflow {VERSION}")
         raise typer.Exit
 
 
@@ -100,7 +97,7 @@ def run(config: Config = None, assignments: Assignments = None) -> None:
         raise UserError(f"{_NO_VENUE}: {_ADD_VENUE}")
     from publish import pipeline
 
-    _await(pipeline.run(settings))
+    _await(settings, pipeline.run(settings))
 
 
 @app.command()
@@ -111,7 +108,7 @@ def ingest(config: Config = None, assignments: Assignments = None) -> None:
         raise UserError(f"{_NO_VENUE}: {_ADD_VENUE}")
     from publish import daemons
 
-    _await(daemons.ingest(settings))
+    _await(settings, daemons.ingest(settings))
 
 
 @app.command()
@@ -120,7 +117,7 @@ def aggregate(config: Config = None, assignments: Assignments = None) -> None:
     settings = _settings(config, assignments)
     from publish import daemons
 
-    _await(daemons.aggregate(settings))
+    _await(settings, daemons.aggregate(settings))
 
 
 @app.command()
@@ -129,7 +126,7 @@ def publish(config: Config = None, assignments: Assignments = None) -> None:
     settings = _settings(config, assignments)
     from publish import daemons
 
-    _await(daemons.publish(settings))
+    _await(settings, daemons.publish(settings))
 
 
 @app.command()
@@ -155,7 +152,22 @@ def replay(
             help="An own archive (directory or URL), or recordings and venues' or Tardis' files",
         ),
     ],
-    out: Annotated[str, typer.Option(metavar="URL", help="file:// or s3:// for the parquet.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="URL", help="file:// or s3:// for the parquet.")
+    ] = None,
+    to_kafka: Annotated[
+        bool,
+        typer.Option(
+            "--to-kafka",
+            help="Put the ticks onto the configured log instead, Kafka or embedded: a rehearsal.",
+        ),
+    ] = False,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Of --to-kafka: 1 as they came, 10 ten times that [default: full speed]"
+        ),
+    ] = None,
     venue: Annotated[
         Exchange | None,
         typer.Option(help="Of files that don't say it; of an archive that one alone."),
@@ -206,6 +218,8 @@ def replay(
 
     What is finished is not done again: a replay that was cut off goes on where it was.
     """
+    if to_kafka == (out is not None) or (speed is not None and not to_kafka):
+        raise typer.BadParameter("give either --out, or --to-kafka (and perhaps its --speed)")
     settings = _settings(config, assignments)
     import os
 
@@ -216,7 +230,7 @@ def replay(
     options = ReplayOptions(
         sources=sources,
         exchange=venue,
-        out=out,
+        out=out or "",
         partial=partial,
         lateness_ns=lateness,
         assume_latency_ns=assume_latency,
@@ -229,8 +243,12 @@ def replay(
         publish=settings.publish,
     )
     with watched_progress() as progress:
-        summary = run_replay(options, progress)
-    print(summary)
+        if to_kafka:
+            from publish.to_kafka import replay_to_kafka
+
+            print(replay_to_kafka(options, settings, speed, progress))
+        else:
+            print(run_replay(options, progress))
 
 
 @app.command()
@@ -314,7 +332,7 @@ def tail(
     from publish.tail import TailOptions, tail_log
 
     options = TailOptions(topic, start, partition, follow, limit)
-    _await(tail_log(settings.log, options, sys.stdout.buffer))
+    _await(settings, tail_log(settings.log, options, sys.stdout.buffer))
 
 
 @app.command()
@@ -330,7 +348,7 @@ def topics(
     settings = _settings(config, assignments)
     from publish.topics import topics as run_topics
 
-    _await(run_topics(settings.log, action, sys.stdout))
+    _await(settings, run_topics(settings.log, action, sys.stdout))
 
 
 @app.command()
@@ -354,7 +372,10 @@ def instruments(
     settings = _settings(config, assignments)
     from publish.instruments import InstrumentsOptions, show_instruments
 
-    _await(show_instruments(settings, InstrumentsOptions(venue, patterns or (), cached, as_json)))
+    _await(
+        settings,
+        show_instruments(settings, InstrumentsOptions(venue, patterns or (), cached, as_json)),
+    )
 
 
 @app.command()
@@ -374,7 +395,7 @@ def doctor(
         raise UserError(_NO_VENUE)
     from publish.doctor import examine
 
-    _await(examine(settings, (timeout or 10_000_000_000) / 1e9))
+    _await(settings, examine(settings, (timeout or 10_000_000_000) / 1e9))
 
 
 @app.command()
@@ -383,7 +404,7 @@ def serve(config: Config = None, assignments: Assignments = None) -> None:
     settings = _settings(config, assignments)
     from publish.serve import serve as run_serve
 
-    _await(run_serve(settings))
+    _await(settings, run_serve(settings))
 
 
 keys = typer.Typer(help="The API's keys.", no_args_is_help=True)

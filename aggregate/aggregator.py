@@ -21,6 +21,7 @@ from aggregate.shard import Rules
 from aggregate.worker import PartitionWorker
 from ingest.log import Fenced, Log, LogError
 from ingest.log.membership import Fixed, Membership
+from ingest.tasks import cancelled
 
 log_ = structlog.get_logger(__name__)
 
@@ -29,7 +30,7 @@ WAIT_S, DRAIN_WAIT_S = 0.2, 0.02
 FIRST_RETRY_S, MAX_RETRY_S = 0.2, 10.0
 SLOW_S = 0.5
 """A partition whose step takes longer is no longer waited for by the others."""
-LAG_EVERY_S = 5.0
+LAG_EVERY_S, FIRST_LAG_EVERY_S = 5.0, 0.2
 READY_LAG_S = 10.0
 DRAIN_S = 5.0
 STOP_S = 3.0
@@ -96,14 +97,16 @@ class Aggregator:
                 working.result()
             await self._commit_all(deadline)
         finally:
-            await _ended(working, stopping, watching, *self._taking.values(), *self._steps.values())
+            await cancelled(
+                working, stopping, watching, *self._taking.values(), *self._steps.values()
+            )
             # Not before the last commit: the next owners start where we end.
             await self._members.leave()
             for partition in list(self._workers):
                 self._let_go(partition)
             if self._letting_go:
                 await asyncio.wait(self._letting_go, timeout=RELEASE_S)
-            await _ended(*self._letting_go)
+            await cancelled(*self._letting_go)
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self) -> None:
@@ -173,7 +176,7 @@ class Aggregator:
         worker = self._workers.pop(partition, None)
 
         async def release() -> None:
-            await _ended(*(task for task in tasks if task is not None))
+            await cancelled(*(task for task in tasks if task is not None))
             if worker is not None:
                 await worker.release()
 
@@ -229,7 +232,7 @@ class Aggregator:
             busy |= (await asyncio.wait(commits, timeout=max(deadline - time.monotonic(), 0.0)))[1]
         if busy:
             log_.warning("stopped before all was committed", partitions=len(busy))
-        await _ended(*commits)
+        await cancelled(*commits)
         for commit in commits:
             error = None if commit.cancelled() else commit.exception()
             if error is not None and not isinstance(error, Fenced):
@@ -248,11 +251,4 @@ class Aggregator:
             else:
                 at_work = bool(workers) and not self._taking
                 self.caught_up = at_work and max(lags, default=0.0) < READY_LAG_S
-            await asyncio.sleep(LAG_EVERY_S)
-
-
-async def _ended(*tasks: asyncio.Task[object]) -> None:
-    """Cancel what is still under way, and wait until it has ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(LAG_EVERY_S if self.caught_up else FIRST_LAG_EVERY_S)

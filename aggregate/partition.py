@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from aggregate import bars, snapshot
+from aggregate.intervals import LADDER
 from aggregate.late_rows import LateRows
 from aggregate.shard import Rules, ShardAggregator
 from aggregate.watermark import NO_TIME, ShardTime
@@ -15,6 +16,7 @@ from ingest.log import NewRecord, Ownership, Record, TopicPartition
 from ingest.ticks import MalformedBatch, Quotes, Trades, decode
 
 _META = "partition"
+SECONDS = {interval.name: interval.seconds for interval in LADDER}
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class PartitionAggregator:
         self.partition = owner.partition
         self.rules = rules
         self.dropped: Counter[tuple[str, str, str]] = Counter()
+        self.closed: dict[tuple[str, str, str], int] = {}
+        """End (s) of the oldest window emitted and not told of, by (shard, clock, interval)."""
         self._eviction_ns = eviction_ns
         self._shards: dict[str, _Shard] = {}
         self._sequence: dict[str, int] = {}
@@ -149,10 +153,17 @@ class PartitionAggregator:
         for name, shard in self._shards.items():
             for emitted in shard.bars.advance(shard.time.now):
                 out.append(bars.record(emitted, self.partition, shard.bars.exchange, name))
+                if isinstance(emitted, bars.BarBatch):
+                    self._note(name, emitted)
             self.dropped.update(shard.bars.dropped)
             shard.bars.dropped.clear()
             out += self._evictions(name, shard)
         return out
+
+    def _note(self, shard: str, emitted: bars.BarBatch) -> None:
+        key = (shard, emitted.clock, emitted.interval)
+        if key not in self.closed:  # batches of a pass come in order of time
+            self.closed[key] = int(emitted.start.min()) + SECONDS[emitted.interval]
 
     def _lagging(self, shard: _Shard) -> list[NewRecord]:
         """For replay: what was left out because its seconds were sealed, and up to where."""
@@ -178,6 +189,11 @@ class PartitionAggregator:
     def times(self) -> dict[str, int]:
         """Each shard's time (ns), -1 before its first promise."""
         return {name: shard.time.now for name, shard in self._shards.items()}
+
+    def held(self) -> tuple[int, int]:
+        """(ticks of seconds that are open, rows of windows that are)."""
+        held = [shard.bars.held() for shard in self._shards.values()]
+        return sum(ticks for ticks, _ in held), sum(rows for _, rows in held)
 
     def changes(self) -> dict[str, bytes | None]:
         """State keys that changed since the last call (None: gone)."""

@@ -7,8 +7,6 @@ go through the same code, so a bar has the same bits however its seconds arrived
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from aggregate.datasets.base import Dataset
 from aggregate.groups import Groups, Rows, concat_rows
 from aggregate.intervals import LADDER, Interval
@@ -86,4 +84,4 @@ class Ladder:
         self._closed.update(closed)
 
     def rows_held(self) -> int:
-        return int(np.sum([len(r) for slots in self._held.values() for r in slots.values()]))
+        return sum(len(rows) for slots in self._held.values() for rows in slots.values())

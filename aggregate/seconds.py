@@ -136,6 +136,9 @@ class Seconds:
         """Upper bound of how many held ticks are stamped before `limit_ns`."""
         return sum(len(chunk.ticks) for chunk in self._held if chunk.low < limit_ns)
 
+    def ticks_held(self) -> int:
+        return sum(len(chunk.ticks) for chunk in self._held)
+
     def seal(self, cut: int) -> Rows | None:
         """Rows of all held ticks before second `cut` (s since the epoch), None if none."""
         ticks = self.accepted(cut)

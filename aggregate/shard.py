@@ -273,6 +273,11 @@ class ShardAggregator:
                 self._touched.add((clock, name, interval.name, "memory"))
             yield BarBatch(name, interval.name, clock, self.symbols, rows.code, rows.start, columns)
 
+    def held(self) -> tuple[int, int]:
+        """(ticks of seconds that are open, rows of windows that are)."""
+        ticks = sum(seconds.ticks_held() for seconds in self._seconds.values())
+        return ticks, sum(ladder.rows_held() for ladder in self._ladders.values())
+
     def low_offset(self, kind: str) -> int | None:
         """The first record of a kind that holds an open tick for either clock."""
         lows = (self._seconds[clock, kind].low_offset() for clock in CLOCKS)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -13,7 +13,8 @@ from aggregate import metrics
 from aggregate.partition import PartitionAggregator
 from aggregate.shard import Rules
 from ingest import records
-from ingest.log import Log, NewRecord, OffsetTrimmed, Ownership, Record, TopicPartition
+from ingest.log import Log, NewRecord, Ownership, Record, TopicPartition
+from ingest.log.reading import read_kept
 
 COMMIT_EVERY_S = 1.0
 """A partition without new bars commits its offsets at least this often while it reads."""
@@ -42,6 +43,7 @@ class PartitionWorker:
         self._released = False
         self.more = False
         """Whether the last step read so much that the next one need not wait."""
+        self._sizes = {name: len(value) for name, value in owner.state.items()}
         self._last_ns = dict.fromkeys(records.TICK_TOPICS, 0)  # when the last one read came
 
     @classmethod
@@ -55,9 +57,11 @@ class PartitionWorker:
         thread: Executor,
     ) -> "PartitionWorker":
         """Fence the owner before and start from its last commit."""
+        began = time.perf_counter()
         owner = await log.acquire(group, partition)
         loop = asyncio.get_running_loop()
         state = await loop.run_in_executor(thread, PartitionAggregator, owner, rules, eviction_ns)
+        metrics.TAKE_OVER_SECONDS.observe(time.perf_counter() - began)
         return cls(log, owner, state, thread)
 
     @property
@@ -93,14 +97,11 @@ class PartitionWorker:
 
     async def _next(self, topic: str) -> list[Record]:
         offset = self._state.positions[topic]
-        try:
-            found = await self._log.read(topic, self.partition, offset)
-        except OffsetTrimmed as error:
-            first, _ = await self._log.bounds(topic, self.partition)
-            log_.error("ticks were lost to retention", count=first - offset, problem=str(error))
-            metrics.TRIMMED.labels(topic).inc(first - offset)
-            self._state.positions[topic] = first
-            return []
+        found, lost = await read_kept(self._log, topic, self.partition, offset)
+        if lost:
+            log_.error("ticks were lost to retention", topic=topic, offset=offset, count=lost)
+            metrics.TRIMMED.labels(topic).inc(lost)
+            self._state.positions[topic] = offset + lost
         if found:
             self._last_ns[topic] = found[-1].appended_ns
         return found
@@ -115,12 +116,27 @@ class PartitionWorker:
 
     async def commit(self, out: Sequence[NewRecord] = ()) -> None:
         """Make what was emitted, read and held durable. After an error: of no more use."""
-        changes, offsets = await self._on_thread(self._changes)
-        await self._log.commit(self._owner, out, changes, offsets)
+        changes, offsets, held = await self._on_thread(self._changes)
+        with metrics.COMMIT_SECONDS.time():
+            await self._log.commit(self._owner, out, changes, offsets)
         self._committed = time.monotonic()
+        self._tell_committed(changes, held)
 
-    def _changes(self) -> tuple[dict[str, bytes | None], dict[TopicPartition, int]]:
-        return self._state.changes(), self._state.offsets()
+    def _changes(
+        self,
+    ) -> tuple[dict[str, bytes | None], dict[TopicPartition, int], tuple[int, int]]:
+        return self._state.changes(), self._state.offsets(), self._state.held()
+
+    def _tell_committed(self, changes: Mapping[str, bytes | None], held: tuple[int, int]) -> None:
+        for name, value in changes.items():
+            if value is None:
+                self._sizes.pop(name, None)
+            else:
+                self._sizes[name] = len(value)
+        metrics.closed(self._state.closed, time.time())
+        self._state.closed.clear()
+        if not self._released:
+            metrics.state(self.partition, *held, sum(self._sizes.values()))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -134,7 +150,8 @@ class PartitionWorker:
     async def lag(self) -> float:
         """Tell the metrics how far behind the log's end it is; returns the seconds.
 
-        Infinite where the log ends before what was read: nothing more would come of it for long.
+        Infinite where what there is has yet to be read, and where the log ends before what was
+        read: nothing more would come of it for long.
         """
         worst = 0.0
         for (topic, partition), offset in self.positions().items():
@@ -153,7 +170,10 @@ class PartitionWorker:
                 worst = math.inf
             behind = max(0, end - offset)
             last_ns = self._last_ns[topic]
-            seconds = max(0.0, time.time() - last_ns / 1e9) if behind and last_ns else 0.0
+            if behind and not last_ns:
+                worst = math.inf
+                continue
+            seconds = max(0.0, time.time() - last_ns / 1e9) if behind else 0.0
             metrics.lag(topic, partition, behind, seconds)
             worst = max(worst, seconds)
         return worst

@@ -39,10 +39,6 @@ def day_of_trades(seed: int = SEED) -> Trades:
     return trades(round(TRADES_A_DAY * scale()), INSTRUMENTS, round(DAY * scale()), seed)
 
 
-def day_of_quotes(seed: int = SEED + 1) -> Quotes:
-    return quotes(round(QUOTES_A_DAY * scale()), INSTRUMENTS, round(DAY * scale()), seed)
-
-
 def parts(seconds: int, ticks_s: float) -> Iterator[tuple[Trades, Quotes]]:
     """`seconds` of the market in parts of `PART_S`, for who need not hold all of it."""
     for at in range(START, START + seconds, PART_S):

@@ -8,6 +8,7 @@ and while anything is in it, what is put goes there too.
 """
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -17,6 +18,7 @@ import structlog
 from ingest import metrics
 from ingest.log import Log, LogError, NewRecord
 from ingest.spool import Spool
+from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 
 HIGH_WATER = 64 << 20
@@ -82,6 +84,15 @@ class Appender:
         self._trouble = Trouble(
             _log.bind(exchange=exchange), "append failed, will retry", "the log takes records again"
         )
+        self._bytes = metrics.QUEUED_BYTES.labels(exchange)
+        self._records = metrics.QUEUED_RECORDS.labels(exchange)
+        self._peak_bytes = metrics.QUEUE_PEAK.labels(exchange)
+        self._seconds = metrics.APPEND_SECONDS.labels(exchange)
+        self._peak = 0
+        metrics.QUEUE_LIMIT.labels(exchange).set(high_water)
+        if spool is not None:
+            metrics.SPOOL_LIMIT.labels(exchange).set(spool.max_bytes)
+            metrics.SPOOL_BYTES.labels(exchange).set(spool.size)
         self.failing = False
         """Whether the last append failed."""
         self.waiting_bytes = 0
@@ -108,6 +119,7 @@ class Appender:
             return
         self._queue.extend(records)
         self.waiting_bytes += sum(map(_size, records))
+        self._peak = max(self._peak, self.waiting_bytes)
         self._empty.clear()
         self._work.set()
         if self._behind():
@@ -130,8 +142,7 @@ class Appender:
                 await self._append(batch)
                 await asyncio.shield(self._done(batch))
         finally:
-            spilling.cancel()
-            await asyncio.gather(spilling, return_exceptions=True)
+            await cancelled(spilling)
 
     async def drain(self) -> None:
         """Wait until everything put so far is durable; `run` must be running."""
@@ -148,9 +159,7 @@ class Appender:
         await asyncio.wait(
             {running, drained}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
         )
-        for task in (drained, running):
-            task.cancel()
-        await asyncio.gather(drained, running, return_exceptions=True)
+        await cancelled(drained, running)
         if spool is not None:
             await self.spill()
             await asyncio.to_thread(spool.close)
@@ -236,6 +245,7 @@ class Appender:
         if not batch:
             return
         delay = FIRST_RETRY_S
+        began = time.perf_counter()
         while True:
             appending = asyncio.ensure_future(self._destination.append(batch))
             try:
@@ -248,6 +258,7 @@ class Appender:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, MAX_RETRY_S)
             else:
+                self._seconds.observe(time.perf_counter() - began)
                 self._trouble.over()
                 self.failing = self._slow = False
                 return
@@ -285,7 +296,9 @@ class Appender:
         self.waiting_bytes -= sum(map(_size, islice(self._queue, count)))
         for _ in range(count):
             self._queue.popleft()
-        metrics.QUEUED_BYTES.labels(self._exchange).set(self.waiting_bytes)
+        self._bytes.set(self.waiting_bytes)
+        self._records.set(len(self._queue))
+        self._peak_bytes.set(self._peak)
 
     def _may_resume(self) -> None:
         if self.paused and self.waiting_bytes < self._low_water:

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import orjson
 
+from ingest import rest
 from ingest.instruments import BINANCE, OKX
-from ingest.universe import USER_AGENT
 
 MAX_OFFSET_MS = 1_000.0
 """A clock this far off puts ticks into other arrival seconds than a right one would."""
@@ -28,12 +28,11 @@ async def venue_offset(
     path = {BINANCE: "/fapi/v1/time", OKX: "/api/v5/public/time"}.get(exchange)
     if path is None:
         return None
-    headers = {"User-Agent": USER_AGENT}
     found: list[tuple[float, float]] = []
     try:
         async with (
             asyncio.timeout(timeout_s),
-            httpx.AsyncClient(base_url=rest_url, headers=headers, timeout=timeout_s) as client,
+            rest.client(rest_url, timeout_s) as client,
         ):
             for _ in range(ASKS):
                 began = time.monotonic_ns()

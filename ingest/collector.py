@@ -9,36 +9,38 @@ true: when it is taken, every frame stamped before has been handed over.
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
 
+from ingest.allowance import Allowance, refuse_too_many
 from ingest.appender import Appender
 from ingest.batches import Universe
-from ingest.changes import changes
+from ingest.changes import Changes, changes
 from ingest.clock import ArrivalClock
 from ingest.collector_settings import CollectorSettings
 from ingest.continuity import Continuity
 from ingest.covering import Covering
 from ingest.fallback import Switch
 from ingest.feed import Feed
-from ingest.feeds import Feeds, cancel, raise_first
+from ingest.feeds import Feeds
 from ingest.frame_recording import FrameRecording
-from ingest.healing import Healer, budget
+from ingest.healing import Healer
+from ingest.identity import nobody_else
 from ingest.instruments import Instrument
-from ingest.limits import limiter, limits
+from ingest.limits import limiter
 from ingest.line import Line
 from ingest.log import Log, NewRecord
 from ingest.log_wait import until_answered
-from ingest.recorder import Recorder
 from ingest.recording import RecordingHeader
 from ingest.records import TICK_TOPICS, Source
+from ingest.rest import budget
 from ingest.resume import resume
 from ingest.session import Session
 from ingest.spool import Spool
 from ingest.symbol_checks import SymbolChecks
+from ingest.tasks import cancelled, raise_first
 from ingest.venues import Channel, Frame, venue
 from ingest.venues.common import trade_channel
 
@@ -72,6 +74,7 @@ class Collector:
         """Raises ValueError for an unknown exchange or trades channel, or no instruments."""
         if not instruments:
             raise ValueError(f"{settings.exchange}: no instruments to collect")
+        refuse_too_many(settings.exchange, len(instruments), settings.processes)
         self._settings = settings
         self._venue = venue(settings.exchange)
         self._log = log
@@ -79,26 +82,14 @@ class Collector:
         self._clock = clock
         self._active = {i.native: i for i in instruments}
         self._natives_by_symbol = {i.symbol: i.native for i in instruments}
-        self._covering = Covering(list(self._active))
         self._universe = Universe(instruments)
         channels = self._venue.trade_channels
         self._trades = trade_channel(settings.exchange, settings.trades or channels[0], channels)
-        self._left_out: set[str] = set()
-        if len(instruments) > self._most:
-            raise ValueError(
-                f"{settings.exchange} allows {2 * self._most} subscriptions, {len(instruments)} "
-                f"instruments need {2 * len(instruments)}: choose fewer"
-            )
+        self._gone: list[Instrument] = []
         self._feeds: Feeds | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._confirmed = False
-
-    @property
-    def _most(self) -> int:
-        """How many instruments the venue's limits allow, each with its trades and its quotes."""
-        most = limits(self._settings.exchange, self._settings.processes).subscriptions
-        return sys.maxsize if most is None else most // 2
 
     @property
     def subscribed(self) -> bool:
@@ -128,7 +119,7 @@ class Collector:
     @property
     def uncovered(self) -> bool:
         """Whether there are instruments whose data is not complete yet."""
-        return bool(self._covering)
+        return self._feeds is None or bool(self._covering)
 
     @property
     def ticks(self) -> int:
@@ -142,18 +133,29 @@ class Collector:
         the log's end a session goes on, so that the trades that were missed meanwhile are found as
         a gap, recorded and healed. (Once collecting, what the log doesn't take is spooled.)
         """
+        exchange = self._settings.exchange
+        self._limiter = limiter(exchange, self._settings.processes)
+        self._allowance = Allowance(exchange, self._limiter)
         try:
             topics = dict.fromkeys(TICK_TOPICS, self._partitions)
             await self._answered(lambda: self._log.create(topics))
             if not self._stopping.is_set():
                 await self._collect()
         finally:
+            self._allowance.end()
             self._stopped.set()
 
     async def stop(self) -> None:
         """Close the connections, flush, end the session; returns when `run` has."""
         self._stopping.set()
         await self._stopped.wait()
+
+    def delisted(self, instruments: Sequence[Instrument]) -> None:
+        """These were collected by the session before, and trade no more: before `run`."""
+        known = {i.symbol for i in self._universe.instruments}
+        self._gone = [i for i in instruments if i.symbol not in known]
+        self._universe = self._universe.changed(self._gone)
+        self._natives_by_symbol |= {i.symbol: i.native for i in self._gone}
 
     def update(self, instruments: Sequence[Instrument]) -> None:
         """Collect these from now on: what is new, gone or of another contract size is recorded.
@@ -165,15 +167,13 @@ class Collector:
         natives = {i.symbol: i.native for i in self._universe.instruments}
         # A code has one native id: of two with one Atlas id, the second is for the next session.
         instruments = [i for i in instruments if natives.get(i.symbol, i.native) == i.native]
-        instruments = self._within_limits(instruments)
+        instruments = self._allowance.take(instruments, self._active)
         change = changes(self._active, instruments)
         if not change:
             return
         self._universe = self._universe.changed([*change.added, *change.resized])
         self._put(self._session.update(self._universe))
-        for what, details in change.events():
-            self._put(self._session.event(what, **details))
-            _log.info("instrument", exchange=self._settings.exchange, what=what, **details)
+        self._record(change)
         self._active = {i.native: i for i in instruments}
         self._natives_by_symbol |= {i.symbol: i.native for i in instruments}
         gone = {i.native for i in change.gone}
@@ -184,27 +184,20 @@ class Collector:
         known = {i.native: i for i in self._universe.instruments}
         self._feeds.update(known, gone, change.added, list(self._active.values()))
 
-    def _within_limits(self, instruments: Sequence[Instrument]) -> Sequence[Instrument]:
-        """Those that are collected already, and as many new ones as there is room for."""
-        known = [i for i in instruments if i.native in self._active]
-        new = [i for i in instruments if i.native not in self._active]
-        room = max(self._most - len(known), 0)
-        left_out = {i.native for i in new[room:]}
-        if left_out - self._left_out:
-            names = ", ".join(sorted(left_out)[:10])
-            _log.error(
-                "the venue allows no more subscriptions, new listings are left out",
-                exchange=self._settings.exchange,
-                instruments=len(left_out),
-                first=names,
-            )
-        self._left_out = left_out
-        return [*known, *new[:room]]
+    def _record(self, change: Changes) -> None:
+        for what, details in change.events():
+            self._put(self._session.event(what, **details))
+            _log.info("instrument", exchange=self._settings.exchange, what=what, **details)
 
     async def _collect(self) -> None:
         settings = self._settings
+        self._active = {i.native: i for i in self._allowance.take(list(self._active.values()))}
+        self._covering = Covering(list(self._active))
         session_id = str(self._clock.now())
         shard = settings.shard or settings.exchange
+        source = Source(settings.exchange, shard, settings.collector, session_id)
+        # Before what an earlier session left in the spool is appended, its promises among it.
+        await self._answered(lambda: nobody_else(self._log, source, settings.punctuation_ms))
         self._spool = await asyncio.to_thread(self._open_spool)
         self._appender = Appender(
             self._log,
@@ -223,7 +216,7 @@ class Collector:
         self._healer = self._healer_of(settings)
         self._recording = self._recording_of(session_id)
         self._session = Session(
-            Source(settings.exchange, shard, settings.collector, session_id),
+            source,
             self._venue,
             self._universe,
             self._partitions,
@@ -238,13 +231,14 @@ class Collector:
             settings.ws_url or self._venue.ws_url,
             self._trades,
             list(self._active.values()),
-            limiter(settings.exchange, settings.processes),
+            self._limiter,
             self._clock,
             self._deliver,
             self._changed,
             self._switched,
         )
         self._put(self._session.start())
+        self._record(changes({i.native: i for i in self._gone}, ()))
         working = [asyncio.create_task(self._feeds.run()), asyncio.create_task(self._keep_time())]
         if self._healer is not None:
             working.append(asyncio.create_task(self._healer.run()))
@@ -255,12 +249,12 @@ class Collector:
         try:
             await asyncio.wait({appending, stopping, *working}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel([stopping, *working])
+            await cancelled(stopping, *working)
             self._put(self._session.end())
             if self._recording is not None:
                 self._recording.close()
             await self._appender.finish(appending, STOP_S)
-        raise_first([appending, *working])
+        raise_first(appending, *working)
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T | None:
         """What the log answers, however long that takes; None at a stop."""
@@ -288,6 +282,7 @@ class Collector:
             settings.exchange,
             settings.rest_url,
             self._natives_by_symbol,
+            self._clock,
             lambda symbol, prints: self._put(self._session.healed(symbol, prints)),
             lambda gap: self._put(self._session.gap(gap)),
             settings.processes,
@@ -326,13 +321,12 @@ class Collector:
         return Spool(settings.spool_dir / mine, settings.spool_bytes)
 
     def _recording_of(self, session_id: str) -> "FrameRecording | None":
-        directory = self._settings.record_dir
-        if directory is None:
+        settings, instruments = self._settings, self._universe.instruments
+        if settings.record_dir is None:
             return None
-        exchange = self._settings.exchange
-        instruments = self._universe.instruments
-        header = RecordingHeader(exchange, session_id, self._clock.now(), instruments, covered=())
-        return FrameRecording(Recorder(directory, header), exchange)
+        now = self._clock.now()
+        header = RecordingHeader(settings.exchange, session_id, now, instruments, covered=())
+        return FrameRecording(settings.record_dir, header)
 
     def _deliver(self, line: Line, frames: list[Frame]) -> None:
         if self._recording is not None:
@@ -340,7 +334,7 @@ class Collector:
         self._put(self._session.receive(frames, line.notice, line))
 
     def _changed(self, feed: Feed, what: str, reason: str) -> None:
-        if what in ("connected", "disconnected", "replaced"):
+        if what in ("connected", "channel-silent", "disconnected", "replaced"):
             self._put(self._session.event(what, path=feed.path, reason=reason))
         if what in ("subscribed", "replaced"):
             self._session.listen({native for _, native in feed.endpoint.channels})
@@ -353,7 +347,7 @@ class Collector:
         self._confirmed = False
         if self._feeds is None or not self._covering:
             return
-        ready = self._covering.take(self._feeds.wanted, self._feeds.carries)
+        ready = self._covering.take(self._feeds.standing)
         if not ready:
             return
         local_from = self._clock.now()

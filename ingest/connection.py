@@ -43,6 +43,8 @@ class ArrivalConnection(ClientConnection):
         self._deliver = deliver
         self._stamp = 0
         self.heard = self.loop.time()
+        self.received = 0
+        """Bytes so far."""
         self._messages: list[Frame] = []
         self._fragments: list[bytes] = []
         self._held = bytearray()
@@ -51,6 +53,7 @@ class ArrivalConnection(ClientConnection):
     def data_received(self, data: bytes) -> None:
         self._stamp = self._clock.now()
         self.heard = self.loop.time()
+        self.received += len(data)
         while self.protocol.state is CONNECTING and data:
             # By lines, as the response ends with one: what follows it are frames.
             end = data.find(b"\n") + 1 or len(data)

@@ -17,8 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.codes import Codes
+from ingest.ended import Ended
 from ingest.fills import FillContinuity
-from ingest.gaps import DISCONNECT, IDS, RESTART, SEQUENCE, STRADDLE, Gap, fills_between, without
+from ingest.gaps import (
+    DISCONNECT,
+    IDS,
+    RESTART,
+    SEQUENCE,
+    STRADDLE,
+    Gap,
+    fills_between,
+    last_trades,
+    without,
+)
 from ingest.instruments import HYPERLIQUID
 from ingest.ticks import HEALED, I64, Trades
 from ingest.untraded import Untraded
@@ -27,6 +38,9 @@ Mask = npt.NDArray[np.bool_]
 
 REORDER_NS = 500_000_000
 """Arrival time within which rows may come out of order before a hole counts as a gap."""
+LAST_NS = 10_000_000_000
+"""From a delisting, in arrival time, until its last trades are here or missing: longer than its
+streams are still listened to."""
 _REASONS = (SEQUENCE, DISCONNECT, RESTART)
 _UNKNOWN = -1
 _NOBODY: I64 = np.empty(0, np.int64)
@@ -58,6 +72,10 @@ class Continuity(Protocol):
         """The stream of one symbol was dead."""
         ...
 
+    def ended(self, symbol: str, until: int) -> None:
+        """It is delisted, and its streams are left by `until` (arrival, ns)."""
+        ...
+
     def settled(self, symbol: str, first: int, last: int) -> None:
         """What can be done about these ids has been done: they are in no gap any more."""
         ...
@@ -83,6 +101,7 @@ class IdContinuity:
         self._reason: I64 = np.empty(0, np.int64)
         self._holes: dict[int, list[Gap]] = {}
         self._untraded = Untraded()
+        self._ended = Ended()
         self._why = SEQUENCE
         self._unknown: list[Gap] = []
 
@@ -231,6 +250,7 @@ class IdContinuity:
 
     def due(self, now: int | None = None) -> list[Gap]:
         found, self._unknown = self._unknown, []
+        found += [gap for over in self._ended.due(now) if (gap := self._last_trades(*over))]
         if not self._holes:
             return found
         waiting: dict[int, list[Gap]] = {}
@@ -243,6 +263,14 @@ class IdContinuity:
         self._holes = waiting
         return found
 
+    def _last_trades(self, symbol: str, until: int) -> Gap | None:
+        doubted = self._untraded.ended(symbol)
+        top = self.top(symbol)
+        if top is not None:
+            since = int(self._top_ts[self._codes.symbols.index(symbol)])
+            return last_trades(symbol, top + 1, min(since, until), until)
+        return None if doubted is None else last_trades(symbol, None, min(doubted, until), until)
+
     def covered(self, symbols: Collection[str], since: int) -> None:
         self._untraded.covered([s for s in symbols if self.top(s) is None], since)
 
@@ -253,6 +281,9 @@ class IdContinuity:
 
     def silent(self, symbol: str) -> None:
         self._untraded.interrupted([symbol])
+
+    def ended(self, symbol: str, until: int) -> None:
+        self._ended.add(symbol, until)
 
     def settled(self, symbol: str, first: int, last: int) -> None:
         if symbol in self._codes.symbols:

@@ -2,8 +2,6 @@
 
 from collections.abc import Collection
 
-from ingest.venues import Channel
-
 
 class Covering:
     """The instruments, by native id, of which that can't be said yet.
@@ -26,10 +24,9 @@ class Covering:
         for native in natives:
             self._waiting.pop(native, None)
 
-    def take(self, wanted: Collection[Channel], carried: set[Channel]) -> dict[str, bool]:
-        """Those that are complete now, each once, and whether anew (listed meanwhile)."""
-        missing = {channel[1] for channel in wanted if channel not in carried}
-        standing = {native for _, native in wanted} - missing
+    def take(self, standing: Collection[str]) -> dict[str, bool]:
+        """Of those whose subscriptions all stand: which are complete now, each once, and whether
+        anew (listed meanwhile)."""
         ready = {native: anew for native, anew in self._waiting.items() if native in standing}
         self.gone(ready)
         return ready

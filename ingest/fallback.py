@@ -75,9 +75,9 @@ class Silence:
 
 
 class Fallback:
-    """Keeps the feeds of `endpoints` (@aggTrade) open while single trades are silent.
+    """Says which `feeds` of `endpoints` (@aggTrade) should run: all while single trades are silent.
 
-    `make` opens a feed; `switched(to, reason)` is told before it happens.
+    `make` makes a feed; `switched(to, reason)` is told before it happens.
     """
 
     def __init__(
@@ -92,27 +92,17 @@ class Fallback:
         self.endpoints = endpoints
         self._make = make
         self._switched = switched
-        self._tasks: list[asyncio.Task[None]] = []
         self._silence = Silence(asyncio.get_running_loop().time())
 
-    def saw(self, trades: int, quotes: int) -> None:
-        """So many single trades and quotes have come since the last call."""
+    def saw(self, trades: int, quotes: int) -> bool:
+        """So many single trades and quotes have come since the last call: whether to switch."""
         limit = self._silence.limit
         to = self._silence.saw(trades, quotes, asyncio.get_running_loop().time())
         if to is None:
-            return
+            return False
         reason = f"@trade silent for {limit:.1f} s" if to == "aggTrade" else "@trade flows again"
         metrics.FALLBACKS.labels(self._exchange, to).inc()
         _log.warning("trade feed switched", exchange=self._exchange, to=to, reason=reason)
         self._switched(to, reason)
-        if to == "aggTrade":
-            self.feeds = [self._make(endpoint) for endpoint in self.endpoints]
-            self._tasks = [asyncio.create_task(feed.run()) for feed in self.feeds]
-        else:
-            self.close()
-
-    def close(self) -> None:
-        """Close the feeds that are open."""
-        for task in self._tasks:
-            task.cancel()
-        self.feeds, self._tasks = [], []
+        self.feeds = [self._make(e) for e in self.endpoints] if to == "aggTrade" else []
+        return True

@@ -15,6 +15,7 @@ from ingest import metrics
 from ingest.clock import ArrivalClock
 from ingest.limits import Limiter
 from ingest.line import CONFIRM_S, Address, Line, kinds_of, label_of
+from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 from ingest.venues import Channel, Endpoint, Frame, Requests
 from ingest.watchdog import Watchdog
@@ -55,9 +56,10 @@ class Feed:
 
     `deliver(line, frames)` gets the messages of each read in the order of their stamps; what the
     venue's parser finds among them goes back to `line.notice` and `line.heard`. `changed` is
-    called with ("connected" | "subscribed" | "confirmed" | "disconnected" | "replaced", reason) on
-    the event loop. The feeds of a venue share a `trouble`: one that can't be reached is told
-    once. With `overlap` false the old connection is closed before the next is opened.
+    called with ("connected" | "subscribed" | "confirmed" | "channel-silent" | "disconnected" |
+    "replaced", reason) on the event loop. The feeds of a venue share a `trouble`: one that can't be
+    reached is told once. Where the venue's limits leave no room for an overlap the old connection
+    is closed before the next is opened.
     """
 
     def __init__(
@@ -75,7 +77,6 @@ class Feed:
         trouble: Trouble | None = None,
         confirm_s: float = CONFIRM_S,
         renew_s: float | None = None,
-        overlap: bool = True,
     ) -> None:
         self.path = endpoint.path
         base = ws_url.rstrip("/")
@@ -84,7 +85,6 @@ class Feed:
         self._clock = clock
         self._deliver = deliver
         self._changed = changed
-        self.overlap = overlap
         self._log = _log.bind(exchange=exchange, path=endpoint.path)
         self._trouble = trouble or trouble_of(exchange)
         self._watchdogs = {kind: Watchdog() for kind in kinds_of(endpoint)}
@@ -98,6 +98,14 @@ class Feed:
     def subscribed(self) -> bool:
         """Whether the venue has answered every subscription, some perhaps with an error."""
         return self._current is not None and self._current.line.subscribed
+
+    @property
+    def state(self) -> str:
+        """One of `metrics.CONNECTION_STATES`."""
+        if self.subscribed:
+            return "subscribed"
+        connected = self._current is not None and self._current.line.connection is not None
+        return "subscribing" if connected else "connecting"
 
     def pause(self) -> None:
         """Stop reading: the venue's data waits in the sockets' buffers."""
@@ -141,18 +149,15 @@ class Feed:
         try:
             while True:
                 self._current = self._start()
-                reason = await self._stand()
-                delay = next(self._delays)
-                metrics.DISCONNECTED.labels(self._address.exchange, label_of(reason)).inc()
-                self._trouble.failed(reason, self)
-                await asyncio.sleep(delay)
+                await self._stand()
+                await asyncio.sleep(next(self._delays))
         finally:
             self._trouble.forget(self)
             self._trouble.forget((self, "next"))
-            await self._end([running for running in (self._current, self._next) if running])
+            await cancelled(*(running.task for running in self._lines()))
 
-    async def _stand(self) -> str:
-        """Keep a line up, replacing it when it is due, until none is left; returns why."""
+    async def _stand(self) -> None:
+        """Keep a line up, replacing it when it is due, until none is left."""
         loop = asyncio.get_running_loop()
         while True:
             running = self._lines()
@@ -167,11 +172,11 @@ class Feed:
             if since is not None and now - since > STABLE_S and self._current.line.confirmed:
                 self._trouble.over(self)
             if self._current.task.done():
-                reason = self._lost(self._current, now)
+                self._lost(self._current, now)
                 if self._next is None:
                     self._current = None
-                    return reason
-                self._promote(reason)
+                    return
+                self._promote()
             elif self._next is not None and self._next.task.done():
                 self._trouble.failed(self._next.task.result(), (self, "next"))
                 self._next = None
@@ -181,7 +186,7 @@ class Feed:
                 if since is not None and now - since >= OVERLAP_S and self._next.line.confirmed:
                     await self._replace()
             elif self._current.line.renew and now >= self._next_at:
-                if self.overlap:
+                if self._limiter.room_to_overlap:
                     self._next = self._start()
                 else:
                     self._current.task.cancel()
@@ -201,24 +206,24 @@ class Feed:
             line.pause()
         return _Running(line, loop.create_task(line.run()), loop.time())
 
-    def _told(self, line: Line, what: str) -> None:
-        if self._current is not None and line is self._current.line:
-            self._changed(self, what, "")
+    def _told(self, line: Line, what: str, reason: str) -> None:
+        current = self._current is not None and line is self._current.line
+        if current or what == "channel-silent":
+            self._changed(self, what, reason)
 
-    def _lost(self, running: _Running, now: float) -> str:
-        """The current line ended; why."""
+    def _lost(self, running: _Running, now: float) -> None:
+        """The current line ended."""
         line = running.line
         reason = f"renewed: {line.renew}" if running.task.cancelled() else running.task.result()
         if line.connected:
             self._changed(self, "disconnected", reason)
         if now - running.began > STABLE_S and line.confirmed:
             self._delays = back_off()
-        return reason
-
-    def _promote(self, reason: str) -> None:
-        """The old line is gone before the next took over: the next is what there is."""
         metrics.DISCONNECTED.labels(self._address.exchange, label_of(reason)).inc()
         self._trouble.failed(reason, self)
+
+    def _promote(self) -> None:
+        """The old line is gone before the next took over: the next is what there is."""
         self._current, self._next = self._next, None
         assert self._current is not None
         if self._current.line.connected:
@@ -235,12 +240,7 @@ class Feed:
         self._trouble.over((self, "next"))
         self._log.info("connection replaced", reason=old.line.renew)
         self._changed(self, "replaced", old.line.renew)
-        await self._end([old])
-
-    async def _end(self, running: list[_Running]) -> None:
-        for one in running:
-            one.task.cancel()
-        await asyncio.gather(*(one.task for one in running), return_exceptions=True)
+        await cancelled(old.task)
 
     def _lines(self) -> list[_Running]:
         return [running for running in (self._current, self._next) if running is not None]

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
+from ingest import metrics
 from ingest.clock import ArrivalClock
 from ingest.fallback import Fallback, Switch
 from ingest.feed import Feed, trouble_of
 from ingest.instruments import BINANCE, Instrument
 from ingest.limits import Limiter
 from ingest.line import Line
-from ingest.reassign import reassigned
+from ingest.reassign import Make, reassigned
+from ingest.tasks import cancelled, raise_first
 from ingest.venues import Channel, Endpoint, Frame, Venue
 
 RENEW_BEFORE_S = 3600.0
@@ -49,7 +50,6 @@ class Feeds:
         self._news = asyncio.Event()
         self._paused = False
         endpoints = venue.endpoints(instruments, trades)
-        self._overlap = limiter.limits.leave_room(sum(len(e.channels) for e in endpoints))
         self._feeds = [self._feed(endpoint, i) for i, endpoint in enumerate(endpoints)]
         self._fallback: Fallback | None = None
         if venue.name == BINANCE and trades != "aggTrade":
@@ -77,16 +77,19 @@ class Feeds:
         try:
             while not any(task.done() for task in tasks.values()):
                 self._news.clear()
-                await cancel([tasks.pop(f) for f in list(tasks) if f not in self._feeds])
-                tasks |= {f: asyncio.create_task(f.run()) for f in self._feeds if f not in tasks}
+                feeds = self._all()
+                await cancelled(*(tasks.pop(f) for f in list(tasks) if f not in feeds))
+                tasks |= {f: asyncio.create_task(f.run()) for f in feeds if f not in tasks}
                 changed = asyncio.create_task(self._news.wait())
-                await asyncio.wait({changed, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-            raise_first(list(tasks.values()))
+                try:
+                    await asyncio.wait(
+                        {changed, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    await cancelled(changed)
+            raise_first(*tasks.values())
         finally:
-            if self._fallback is not None:
-                self._fallback.close()
-            await cancel(list(tasks.values()))
+            await cancelled(*tasks.values())
 
     def update(
         self,
@@ -99,25 +102,22 @@ class Feeds:
 
         `known` are all instruments by native id, `active` those that trade now.
         """
-        kept, more = reassigned(
-            [feed.endpoint for feed in self._feeds],
-            known,
-            gone,
-            added,
-            lambda instruments: self._venue.endpoints(instruments, self._trades),
-        )
-        feeds = []
-        for feed, endpoint in zip(self._feeds, kept, strict=True):
-            if endpoint is not None:
-                feeds.append(feed)
-                if endpoint is not feed.endpoint:
-                    feed.change(endpoint)
-        self._feeds = feeds + [self._feed(e, len(feeds) + i) for i, e in enumerate(more)]
-        self._overlap = self._limiter.limits.leave_room(len(self.wanted))
-        for feed in self._feeds:
-            feed.overlap = self._overlap
+
+        def carrying(feeds: Sequence[Feed], lay_out: Make) -> list[Feed]:
+            kept, more = reassigned([feed.endpoint for feed in feeds], known, gone, added, lay_out)
+            left = []
+            for feed, endpoint in zip(feeds, kept, strict=True):
+                if endpoint is not None:
+                    left.append(feed)
+                    if endpoint is not feed.endpoint:
+                        feed.change(endpoint)
+            return left + [self._feed(e, len(left) + i) for i, e in enumerate(more)]
+
+        self._feeds = carrying(self._feeds, lambda i: self._venue.endpoints(i, self._trades))
         if self._fallback is not None:
             self._fallback.endpoints = self._aggregates(active)
+            if self._fallback.feeds:
+                self._fallback.feeds = carrying(self._fallback.feeds, self._aggregates)
         self._news.set()
 
     def subscribe_anew(self, native: str) -> None:
@@ -139,8 +139,9 @@ class Feeds:
 
     def saw(self, trades: int, quotes: int) -> None:
         """So many single trades and quotes have come since the last call."""
-        if self._fallback is not None:
-            self._fallback.saw(trades, quotes)
+        metrics.connections(self._venue.name, (feed.state for feed in self._feeds))
+        if self._fallback is not None and self._fallback.saw(trades, quotes):
+            self._news.set()
 
     def pause(self) -> None:
         """Stop reading, on connections opened meanwhile too: data waits in the sockets' buffers."""
@@ -171,7 +172,6 @@ class Feeds:
             limiter=self._limiter,
             trouble=self._trouble,
             renew_s=None if age is None else age - RENEW_BEFORE_S - number * STAGGER_S % 3600,
-            overlap=self._overlap,
         )
         if self._paused:
             feed.pause()
@@ -181,16 +181,3 @@ class Feeds:
         """Binance's @aggTrade, for when @trade is silent."""
         endpoints = self._venue.endpoints(instruments, "aggTrade")
         return [e for e in endpoints if all(name == "aggTrade" for name, _ in e.channels)]
-
-
-async def cancel(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def raise_first(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    """Raise what ended a task that should not have ended."""
-    for task in tasks:
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            raise task.exception()  # type: ignore[misc]

@@ -4,13 +4,14 @@ The fills replayed after each (re)subscription overlap with what was seen, or a 
 lies between. What a standing connection leaves out cannot be noticed from the stream.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ingest.codes import Codes
-from ingest.gaps import SEQUENCE, Gap, fills_between
+from ingest.ended import Ended
+from ingest.gaps import SEQUENCE, Gap, fills_between, last_trades
 from ingest.ticks import BACKLOG, I64, Trades
 from ingest.untraded import Untraded
 
@@ -30,17 +31,24 @@ class FillContinuity:
         self._interrupted = SEQUENCE
         self._due: list[Gap] = []
         self._untraded = Untraded()
-        self._doubts: dict[str, int] = {}
+        self._ended = Ended()
 
     def check(self, trades: Trades, aggregates: I64 | None = None) -> None:
         code = self._codes.of(trades)
-        self._doubts = {symbol: since for symbol, since, *_ in self._untraded.check(trades)}
+        doubts = {symbol: since for symbol, since, *_ in self._untraded.check(trades)}
         order = np.argsort(code, kind="stable")
         cuts = np.flatnonzero(np.diff(code[order])) + 1
         for rows in np.split(order, cuts):
-            self._take(int(code[rows[0]]), trades, rows)
+            self._take(int(code[rows[0]]), trades, rows, doubts)
 
-    def _take(self, who: int, trades: Trades, rows: npt.NDArray[np.intp]) -> None:
+    def _take(
+        self,
+        who: int,
+        trades: Trades,
+        rows: npt.NDArray[np.intp],
+        doubts: Mapping[str, int],
+    ) -> None:
+        """Rows of one code; `doubts` says from when (ns) trades of a symbol may be missing."""
         backlog = trades.origin[rows] == BACKLOG
         if backlog.any():
             # A frame's fills share its stamp; what came before it is what it must overlap with.
@@ -48,23 +56,30 @@ class FillContinuity:
                 mine = backlog & (trades.local_ts[rows] == stamp)
                 at = int(np.argmax(mine))
                 self._remember(who, trades, rows[:at])
-                self._compare(who, trades, rows[mine], stamp)
+                self._compare(who, trades, rows[mine], doubts)
                 self._remember(who, trades, rows[mine])
                 rows, backlog = rows[at:][~mine[at:]], backlog[at:][~mine[at:]]
         self._remember(who, trades, rows)
 
-    def _compare(self, who: int, trades: Trades, rows: npt.NDArray[np.intp], local_ts: int) -> None:
+    def _compare(
+        self,
+        who: int,
+        trades: Trades,
+        rows: npt.NDArray[np.intp],
+        doubts: Mapping[str, int],
+    ) -> None:
         recent = self._recent.get(who)
         symbol = self._codes.symbols[who]
         until = int(trades.exchange_ts[rows].min())
         if recent is None:
-            if symbol not in self._doubts or len(rows) < BACKLOG_FILLS:
+            if symbol not in doubts or len(rows) < BACKLOG_FILLS:
                 return
-            since = min(self._doubts[symbol], until)
+            since = min(doubts[symbol], until)
         elif np.isin(trades.id[rows], recent).any():
             return
         else:
             since = self._last_ts[who]
+        local_ts = int(trades.local_ts[rows[0]])
         self._due.append(fills_between(symbol, since, until, local_ts, self._interrupted))
 
     def _remember(self, who: int, trades: Trades, rows: npt.NDArray[np.intp]) -> None:
@@ -77,7 +92,14 @@ class FillContinuity:
 
     def due(self, now: int | None = None) -> list[Gap]:
         found, self._due = self._due, []
-        return found
+        return found + [gap for over in self._ended.due(now) if (gap := self._last_trades(*over))]
+
+    def _last_trades(self, symbol: str, until: int) -> Gap | None:
+        since = self._untraded.ended(symbol)
+        known = symbol in self._codes.symbols
+        if known and (who := self._codes.symbols.index(symbol)) in self._last_ts:
+            since = self._last_ts[who]
+        return None if since is None else last_trades(symbol, None, min(since, until), until)
 
     def covered(self, symbols: Collection[str], since: int) -> None:
         known = {self._codes.symbols[who] for who in self._recent}
@@ -89,6 +111,9 @@ class FillContinuity:
 
     def silent(self, symbol: str) -> None:
         self._untraded.interrupted([symbol])
+
+    def ended(self, symbol: str, until: int) -> None:
+        self._ended.add(symbol, until)
 
     def settled(self, symbol: str, first: int, last: int) -> None:
         """Nothing: these gaps have no ids, and are due once."""

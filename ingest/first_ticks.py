@@ -9,12 +9,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from ingest.batches import Universe
+from ingest.connection import MAX_MESSAGE
 from ingest.instruments import Instrument
+from ingest.tasks import cancelled
 from ingest.universe import why
 from ingest.venues import Endpoint, ParseReport, ParserState, Row, Venue
 from ingest.venues.common import ROW_STAMPS
-
-MAX_MESSAGE = 16 << 20
 
 
 class Heard:
@@ -84,9 +84,7 @@ async def listen(
     try:
         yield heard
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(*tasks)
 
 
 async def _listen(

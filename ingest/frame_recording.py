@@ -1,13 +1,14 @@
 """The recorder beside the pipeline: frames as they arrived, written between batches of ticks."""
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import structlog
 
 from ingest import metrics
 from ingest.instruments import Instrument
 from ingest.recorder import Recorder
-from ingest.recording import RecordingError
+from ingest.recording import RecordingError, RecordingHeader
 from ingest.records import Coverage
 from ingest.venues import Frame
 
@@ -17,11 +18,11 @@ _log = structlog.get_logger(__name__)
 
 
 class FrameRecording:
-    """What fails here is told and never stops the ticks."""
+    """One session's in `directory`. What fails here is told and never stops the ticks."""
 
-    def __init__(self, recorder: Recorder, exchange: str) -> None:
-        self._recorder = recorder
-        self._exchange = exchange
+    def __init__(self, directory: Path, header: RecordingHeader) -> None:
+        self._recorder = Recorder(directory, header)
+        self._exchange = header.exchange
         self._frames: list[Frame] = []
         self._flush_at = 0
         self._failing = False

@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 
 IDS, FILLS = "ids", "fills"
 """Kinds of gap: trade ids from–to, or fills of unknown number between two times (Hyperliquid, and
-symbols of which no trade was seen before)."""
+symbols of which no trade was seen before, or none comes after)."""
 SEQUENCE, DISCONNECT, RESTART, STRADDLE = "sequence", "disconnect", "restart", "straddle"
+DELISTED = "delisted"
 """Reasons: a jump while connected, or over a reconnect, or over a restart of the collector, or the
-new part of an aggregate whose other part was seen as single trades."""
+new part of an aggregate whose other part was seen as single trades, or the end of a symbol: no
+trade behind its last says whether that was the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class Gap:
     Of kind `ids`: those with first_missing ≤ id ≤ last_missing, `missing` of them at most (ids of
     rows that are no market prints may be among them). Of kind `fills`: an unknown number (None)
     between `exchange_ts`, the venue's time (ns) of the last good tick before, and `exchange_to`,
-    of the first after. `local_ts` is when that one arrived. `aggregates` are the first and last
+    of the first after; of a delisted symbol ids from `first_missing` on, if any, until then.
+    `local_ts` is when that one arrived. `aggregates` are the first and last
     aggregate (Binance `a`) that are missing, where the gap is one of aggregates.
     """
 
@@ -37,6 +40,11 @@ def fills_between(symbol: str, since: int, until: int, local_ts: int, reason: st
     """Trades of unknown number: the venue's times (ns) of the last tick before and the first after,
     and when that arrived."""
     return Gap(symbol, FILLS, None, None, None, reason, since, until, local_ts)
+
+
+def last_trades(symbol: str, first: int | None, since: int, until: int) -> Gap:
+    """What a symbol that is delisted traded from id `first`, where ids rise by one, on."""
+    return Gap(symbol, FILLS, first, None, None, DELISTED, since, until, until)
 
 
 def without(gap: Gap, first: int, last: int, aggregate: int = 0) -> list[Gap]:

@@ -16,10 +16,10 @@ Of an instrument's last trade Binance's /fapi/v1/trades tells for a weight of 5 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ingest.gaps import Gap
+from ingest.gaps import FILLS, IDS, Gap
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.ticks import BUY, SELL
 from ingest.venues.common import BAD_FRAME, FIRST_MS, LAST_MS, MAX_COUNT, MAX_ID
@@ -67,8 +67,10 @@ class Request:
 class Walk(Protocol):
     """One gap of one instrument being asked for, page by page."""
 
-    behind: bool
-    """Whether the list ended before ids that the stream has passed already: ask again later."""
+    @property
+    def behind(self) -> bool:
+        """Whether the list ended before ids that the stream has passed already: ask again."""
+        ...
 
     def next(self) -> Request | None:
         """What to ask now; None when the gap is covered or no more can be had."""
@@ -88,6 +90,8 @@ def walk(exchange: str, native: str, gap: Gap, *, trades: bool = True) -> Walk:
     are refused."""
     if exchange == HYPERLIQUID:
         return _Recent(native, gap)
+    if gap.kind == FILLS and gap.first_missing is not None:
+        return _ToTheLast(exchange, native, gap, trades)
     if exchange == OKX:
         return _OkxTrades(native, gap)
     assert exchange == BINANCE
@@ -124,6 +128,38 @@ def _ends(gap: Gap) -> tuple[int, int]:
     assert gap.first_missing is not None
     assert gap.last_missing is not None
     return gap.first_missing, gap.last_missing
+
+
+class _ToTheLast:
+    """Of a delisted instrument: the venue's last trade says where the gap ends, if there is one."""
+
+    def __init__(self, exchange: str, native: str, gap: Gap, trades: bool) -> None:
+        self._exchange, self._native, self._gap, self._trades = exchange, native, gap, trades
+        self._why = "not asked"
+        self._inner: Walk | None = None
+
+    @property
+    def behind(self) -> bool:
+        return self._inner is not None and self._inner.behind
+
+    def next(self) -> Request | None:
+        if self._inner is not None:
+            return self._inner.next()
+        return newest_request(self._exchange, self._native) if self._why == "not asked" else None
+
+    def take(self, body: object) -> list[Print]:
+        if self._inner is not None:
+            return self._inner.take(body)
+        newest = newest_print(self._exchange, body)
+        assert self._gap.first_missing is not None
+        self._why = "" if newest else ENDS_EARLY
+        if newest is not None and newest.id >= self._gap.first_missing:
+            ids = replace(self._gap, kind=IDS, last_missing=newest.id)
+            self._inner = walk(self._exchange, self._native, ids, trades=self._trades)
+        return []
+
+    def why(self) -> str:
+        return self._why if self._inner is None else self._inner.why()
 
 
 class _BinanceTrades:

@@ -14,15 +14,19 @@ from pathlib import Path
 import structlog
 
 from ingest import metrics
+from ingest.clock_offset import venue_offset
 from ingest.collector import Collector
 from ingest.instrument_cache import load, save
 from ingest.instruments import Instrument
 from ingest.selection import dexes_of, select
+from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 from ingest.universe import InstrumentList, UniverseError, fetch_list, rest_base
 
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
+CLOCK_S = 5.0
+"""How long asking a venue for its time may take."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,11 +80,14 @@ class Keeper:
     async def run(self) -> None:
         """Collect until `stop` or cancellation. Raises what ends the collector."""
         stopping = asyncio.create_task(self._stopping.wait())
-        tasks: list[asyncio.Task[object]] = [asyncio.create_task(self._first())]
+        first = asyncio.create_task(self._first())
+        tasks: list[asyncio.Task[object]] = [first]
         try:
             await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0].done():
-                self._collector = self._collector_of(tasks[0].result())  # type: ignore[arg-type]
+                found, gone = await first
+                self._collector = self._collector_of(found)
+                self._collector.delisted(gone)
                 tasks.append(asyncio.create_task(self._collector.run()))
                 tasks.append(asyncio.create_task(self._refresh(self._collector)))
                 await asyncio.wait({stopping, *tasks[1:]}, return_when=asyncio.FIRST_COMPLETED)
@@ -89,9 +96,7 @@ class Keeper:
                 if tasks[2].done():
                     await tasks[2]
         finally:
-            for task in (stopping, *tasks):
-                task.cancel()
-            await asyncio.gather(stopping, *tasks, return_exceptions=True)
+            await cancelled(stopping, *tasks)
             self._stopped.set()
 
     async def stop(self) -> None:
@@ -99,14 +104,22 @@ class Keeper:
         self._stopping.set()
         await self._stopped.wait()
 
-    async def _first(self) -> Sequence[Instrument]:
-        """The instruments to start with, from REST or the copy, as soon as there are any."""
+    async def _first(self) -> tuple[Sequence[Instrument], Sequence[Instrument]]:
+        """The instruments to start with, from REST or the copy, as soon as there are any; and
+        those that traded when the copy was made and don't any more."""
         delay = FIRST_DELAY_S
+        kept = await self._kept()
         while True:
             found, wait_s = await self._fetched()
-            instruments = self._selected(found or await self._kept())
+            if kept is not None and found is None:
+                since = datetime.fromtimestamp(kept.fetched_ns // 10**9, UTC).isoformat()
+                told = f"{self._settings.cache} of {since}"
+                self._tell("starting with instruments kept on disk", told)
+            instruments = self._selected(found or kept)
             if instruments:
-                return instruments
+                before = select(kept.listed, self._settings.patterns).instruments if kept else ()
+                trading = {i.native for i in instruments}
+                return instruments, [i for i in before if i.native not in trading]
             await asyncio.sleep(max(delay * random.uniform(0.75, 1.0), wait_s))
             delay = min(2 * delay, MAX_DELAY_S)
 
@@ -114,6 +127,7 @@ class Keeper:
         """Tell the collector what the venue lists, again and again."""
         wait_s = 0.0
         while True:
+            await self._measure_clock()
             # With jitter, so that collectors that started together don't ask together.
             await asyncio.sleep(max(self._settings.refresh_s * random.uniform(0.9, 1.1), wait_s))
             found, wait_s = await self._fetched()
@@ -123,6 +137,13 @@ class Keeper:
             elif found is not None:
                 # In maintenance nothing trades: the streams are worth more than the list.
                 self._tell("nothing that is wanted trades, the subscriptions stay", found.url)
+
+    async def _measure_clock(self) -> None:
+        measured = await venue_offset(self._settings.exchange, self._url, CLOCK_S)
+        if measured is not None:
+            ahead, within = measured
+            metrics.CLOCK_OFFSET.labels(self._settings.exchange).set(ahead / 1e3)
+            metrics.CLOCK_UNCERTAINTY.labels(self._settings.exchange).set(within / 1e3)
 
     async def _fetched(self) -> tuple[InstrumentList | None, float]:
         """The venue's list, None if it can't be had; and how long the venue wants to be left."""
@@ -139,14 +160,8 @@ class Keeper:
         return found, 0.0
 
     async def _kept(self) -> InstrumentList | None:
-        settings = self._settings
-        kept = await asyncio.to_thread(
-            load, settings.cache, settings.exchange, self._url, self._dexes
-        )
-        if kept is not None:
-            since = datetime.fromtimestamp(kept.fetched_ns // 10**9, UTC).isoformat()
-            self._tell("starting with instruments kept on disk", f"{settings.cache} of {since}")
-        return kept
+        cache, exchange = self._settings.cache, self._settings.exchange
+        return await asyncio.to_thread(load, cache, exchange, self._url, self._dexes)
 
     def _selected(self, found: InstrumentList | None) -> Sequence[Instrument]:
         if found is None:

@@ -7,12 +7,14 @@
 
 One `Limiter` is shared by all collectors of a venue on an event loop. Every connection and message
 asks for its moment and waits for it, so that reconnect storms and back-off stay within the limits
-too. The limits are of an address: of several processes on one each takes its part (`divided`).
+too; what all of them subscribe is counted together. The limits but those of one connection are of
+an IP address: of several processes on one each takes its part (`divided`).
 """
 
 import asyncio
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -52,10 +54,6 @@ class Limits:
             open_connections=least(self.open_connections),
             subscriptions=least(self.subscriptions),
         )
-
-    def leave_room(self, subscriptions: int) -> bool:
-        """Whether so many may stand twice for a moment, on an old and a new connection."""
-        return self.subscriptions is None or 2 * subscriptions <= self.subscriptions
 
 
 LIMITS = {
@@ -109,6 +107,25 @@ class Limiter:
         self._connections = Budget(*limits.connections)
         self._messages = Budget(*limits.messages)
         self._open = asyncio.Semaphore(limits.open_connections or 1 << 30)
+        self._subscribed: dict[Hashable, int] = {}
+
+    def subscribe(self, who: Hashable, count: int) -> None:
+        """`who` has so many subscriptions from now on; 0: it has ended."""
+        self._subscribed[who] = count
+        if not count:
+            del self._subscribed[who]
+
+    def subscriptions_left(self, who: Hashable) -> int:
+        """How many `who` may have beside the others."""
+        most = self.limits.subscriptions
+        others = sum(count for other, count in self._subscribed.items() if other != who)
+        return sys.maxsize if most is None else max(most - others, 0)
+
+    @property
+    def room_to_overlap(self) -> bool:
+        """Whether all may stand twice for a moment, on an old and a new connection."""
+        most = self.limits.subscriptions
+        return most is None or 2 * sum(self._subscribed.values()) <= most
 
     async def connecting(self) -> None:
         """Wait until one more connection may be opened; `closed` must follow its end."""

@@ -16,6 +16,7 @@ from ingest.connection import MAX_MESSAGE, ArrivalConnection
 from ingest.limits import Limiter
 from ingest.records import QUOTES, TRADES
 from ingest.subscriptions import Due, Subscriptions
+from ingest.tasks import cancelled
 from ingest.universe import why
 from ingest.venues import (
     SUBSCRIBE,
@@ -90,8 +91,9 @@ class Line:
     """One connection. `deliver(line, frames)` gets each read's messages, `told` what happens.
 
     What the venue's parser finds about the connection comes back through `notice`, what it finds
-    of the market through `heard`. `told(line, what)` is called with "connected", "subscribed" (once
-    all it was opened for is answered), and "confirmed" for what is subscribed later.
+    of the market through `heard`. `told(line, what, reason)` is called with "connected",
+    "subscribed" (once all it was opened for is answered), "confirmed" for what is subscribed later,
+    and "channel-silent" for the kind of tick, the reason, of which nothing comes any more.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Line:
         limiter: Limiter,
         clock: ArrivalClock,
         deliver: "Callable[[Line, list[Frame]], None]",
-        told: "Callable[[Line, str], None]",
+        told: "Callable[[Line, str, str], None]",
     ) -> None:
         self.state = ParserState()
         self.renew = ""
@@ -165,7 +167,7 @@ class Line:
     def _acknowledged(self, notice: Notice) -> None:
         new = self._subscriptions.acknowledged(notice)
         if self.subscribed_at is not None and new:
-            self._told(self, "confirmed")
+            self._told(self, "confirmed", "")
         self._answered()
 
     def _refused(self, notice: Notice) -> None:
@@ -186,7 +188,7 @@ class Line:
             self._subscriptions.opened(now)
             for watchdog in self._watchdogs.values():
                 watchdog.start(now)
-            self._told(self, "subscribed")
+            self._told(self, "subscribed", "")
 
     # -- reading
 
@@ -234,8 +236,7 @@ class Line:
                 await self._subscribe(connection, watching)
                 return await watching
             finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                await cancelled(watching)
         except TimeoutError:
             return f"could not send for {SEND_S:g} s"
         except WebSocketException as error:
@@ -254,7 +255,7 @@ class Line:
         metrics.CONNECTED.labels(self._address.exchange).inc()
         self._connection = connection
         self.connected = True
-        self._told(self, "connected")
+        self._told(self, "connected", "")
         if self._paused:
             connection.transport.pause_reading()
 
@@ -294,9 +295,11 @@ class Line:
         """Send within the venue's limits, unless the connection ends meanwhile."""
         for message in messages:
             free = asyncio.ensure_future(self._limiter.sending(self._budget))
-            await asyncio.wait({free, watching}, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait({free, watching}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await cancelled(free)
             if watching.done():
-                free.cancel()
                 return
             await _send(connection, message)
 
@@ -307,10 +310,14 @@ class Line:
         interval = address.heartbeat[0] if address.heartbeat else HEARTBEAT_S
         opened = loop.time()
         confirm_by = opened + self._patience()
+        received = metrics.RECEIVED_BYTES.labels(address.exchange)
         beat_at = opened + interval
-        closed = asyncio.ensure_future(connection.wait_closed())
+        closed = connection.connection_lost_waiter
+        told = 0
         while True:
             await asyncio.wait({closed}, timeout=CHECK_S)
+            received.inc(connection.received - told)
+            told = connection.received
             if closed.done():
                 return f"closed: {connection.protocol.close_exc}"
             now = loop.time()
@@ -352,6 +359,8 @@ class Line:
                 )
                 watchdog.give_up(now)
                 self.renew = self.renew or "silence"
+                # Before another connection brings what comes after: that says what was missed.
+                self._told(self, "channel-silent", kind)
 
     async def _beat(self, connection: ArrivalConnection) -> None:
         heartbeat = self._address.heartbeat

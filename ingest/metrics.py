@@ -1,6 +1,29 @@
 """Prometheus metrics of ingest, counted per batch, never per tick; no label names a symbol."""
 
-from prometheus_client import Counter, Gauge
+from collections.abc import Collection, Iterable
+
+import numpy as np
+from prometheus_client import Counter, Gauge, Histogram
+
+from ingest.records import QUOTES, TRADES
+from ingest.ticks import F64, LIVE, Quotes, Trades
+from ingest.venues import ParseReport
+
+CONNECTION_STATES = ("connecting", "subscribing", "subscribed")
+
+
+class BatchHistogram(Histogram):
+    """A histogram that takes the values of a batch at once."""
+
+    def observe_many(self, values: F64) -> None:
+        """Count all values, in the cost of a few calls; what is below 0 counts as 0."""
+        values = np.maximum(values, 0.0)
+        slot = np.searchsorted(self._upper_bounds, values)
+        for bucket, n in zip(self._buckets, np.bincount(slot).tolist(), strict=False):
+            if n:
+                bucket.inc(n)
+        self._sum.inc(float(values.sum()))
+
 
 FRAMES = Counter("perpflow_frames_total", "Complete websocket messages received", ["exchange"])
 TICKS = Counter("perpflow_ticks_total", "Ticks parsed from frames", ["exchange", "kind"])
@@ -90,3 +113,114 @@ SILENT = Counter("perpflow_channel_silent_total", "Channels found silent", ["exc
 GIVEN_UP = Counter(
     "perpflow_subscriptions_given_up_total", "Refused subscriptions given up", ["exchange"]
 )
+LAST_EVENT = Gauge(
+    "perpflow_last_event_timestamp_seconds",
+    "Exchange time of the newest live tick",
+    ["exchange", "kind"],
+)
+LAST_ARRIVAL = Gauge(
+    "perpflow_last_arrival_timestamp_seconds",
+    "When the newest live tick arrived",
+    ["exchange", "kind"],
+)
+EVENT_AGE = BatchHistogram(
+    "perpflow_event_age_seconds",
+    "From a live tick's exchange time to its arrival; le=0: it came before its own time",
+    ["exchange", "kind"],
+    buckets=(0, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+RECEIVED_BYTES = Counter(
+    "perpflow_received_bytes_total", "Bytes off the websockets, framing included", ["exchange"]
+)
+CONNECTIONS = Gauge(
+    "perpflow_connections",
+    f"Connections wanted, by state: {', '.join(CONNECTION_STATES)}",
+    ["exchange", "state"],
+)
+QUEUED_RECORDS = Gauge(
+    "perpflow_append_queue_records", "Records waiting in memory for the log", ["exchange"]
+)
+QUEUE_PEAK = Gauge(
+    "perpflow_append_queue_peak_bytes",
+    "High-water mark: the most bytes that have waited in memory since the start",
+    ["exchange"],
+)
+QUEUE_LIMIT = Gauge(
+    "perpflow_append_queue_limit_bytes",
+    "Bytes waiting in memory above which reading pauses",
+    ["exchange"],
+)
+APPEND_SECONDS = Histogram(
+    "perpflow_append_seconds",
+    "From the first try of an append until the log has it",
+    ["exchange"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+SPOOL_LIMIT = Gauge("perpflow_spool_limit_bytes", "Bytes that the spool may take", ["exchange"])
+REST_WEIGHT = Counter(
+    "perpflow_history_weight_total",
+    "Weight of REST requests for history, as the venue counts it",
+    ["exchange"],
+)
+CLOCK_OFFSET = Gauge(
+    "perpflow_clock_offset_seconds",
+    "How far the local clock is ahead of the venue's, by its REST time (not Hyperliquid's)",
+    ["exchange"],
+)
+CLOCK_UNCERTAINTY = Gauge(
+    "perpflow_clock_offset_uncertainty_seconds",
+    "How far the offset may be off: half the round trip",
+    ["exchange"],
+)
+
+
+class Flow:
+    """What one session received, bound to its venue once; told once a flush."""
+
+    def __init__(self, exchange: str) -> None:
+        self._frames = FRAMES.labels(exchange)
+        self._trades = TICKS.labels(exchange, TRADES)
+        self._quotes = TICKS.labels(exchange, QUOTES)
+        self._ignored = IGNORED.labels(exchange)
+        self._live = {kind: _Live(exchange, kind) for kind in (TRADES, QUOTES)}
+
+    def parsed(self, report: ParseReport) -> None:
+        self._frames.inc(report.frames)
+        self._trades.inc(report.trades)
+        self._quotes.inc(report.quotes)
+        self._ignored.inc(report.ignored)
+
+    def arrived(self, trades: Collection[Trades], quotes: Collection[Quotes]) -> None:
+        self._live[TRADES].arrived(trades)
+        self._live[QUOTES].arrived(quotes)
+
+
+class _Live:
+    """How fresh the ticks of one kind are that came from the stream: neither backlog nor healed."""
+
+    def __init__(self, exchange: str, kind: str) -> None:
+        self._event = LAST_EVENT.labels(exchange, kind)
+        self._arrival = LAST_ARRIVAL.labels(exchange, kind)
+        self._age = EVENT_AGE.labels(exchange, kind)
+        self._newest = 0
+
+    def arrived(self, batches: Iterable[Trades] | Iterable[Quotes]) -> None:
+        live = [
+            (b.exchange_ts[now], b.local_ts[now])
+            for b in batches
+            if (now := b.origin == LIVE).any()
+        ]
+        if not live:
+            return
+        event, arrival = (np.concatenate(stamps) for stamps in zip(*live, strict=True))
+        self._newest = max(self._newest, int(event.max()))
+        self._event.set(self._newest / 1e9)
+        self._arrival.set(int(arrival.max()) / 1e9)
+        self._age.observe_many((arrival - event) / 1e9)
+
+
+def connections(exchange: str, states: Iterable[str]) -> None:
+    """Tell the state of each connection that is wanted."""
+    found = list(states)
+    for state in CONNECTION_STATES:
+        CONNECTIONS.labels(exchange, state).set(found.count(state))

@@ -122,8 +122,9 @@ class GapRecord:
     from–to; `missing` ids are not there, of which some may be no trades. Kind `fills`:
     an unknown number (null) between the venue's times (ns) `exchange_ts`, of the last good tick
     before, and `exchange_to`, of the first after: Hyperliquid's, which have no sequence, and those
-    of a symbol of which no trade was known before (then from when its stream may have been dead).
-    `local_ts` is that one's arrival.
+    of a symbol of which no trade was known before (then from when its stream may have been dead) or
+    that was delisted (then `exchange_to` is when that was known, and `first_missing` the id after
+    the last that was seen). `local_ts` is that one's arrival.
     `healed` trades have arrived since, as ticks of origin 2; `why` says why not all.
     """
 

@@ -27,7 +27,9 @@ from ingest.ticks import MalformedBatch, Trades, decode
 CHUNK_RECORDS = 1_000
 TAIL_BYTES = 16 << 20
 """Values read at most of a partition, from its end. What symbols traded before is not known: each
-has a gap of unknown size up to its next trade."""
+has a gap of unknown size up to its next trade. So has each of a venue of which nothing is there:
+other venues may have filled the tail since it was collected, or it is new, and nothing bounded
+tells which."""
 _KINDS = (TRADES, GAP, COVERAGE)
 
 
@@ -42,7 +44,7 @@ async def resume(
     checks = continuity(exchange)
     opened: dict[tuple[object, ...], Gap] = {}
     ended: list[GapRecord] = []
-    collected, before = False, set[str]()
+    before = set[str]()
     for partition in range(partitions):
         wanted = {s for s in symbols if partition_of(exchange, s, partitions) == partition}
         tail, unseen = await _tail(log, exchange, partition, wanted)
@@ -62,10 +64,8 @@ async def resume(
             else:
                 opened.pop(key, None)
                 ended.append(gap)
-        collected |= bool(tail)
         before |= unseen
-    if collected:  # else the venue may be new to this log
-        checks.covered(before, 0)
+    checks.covered(before, 0)
     if aggregated or isinstance(checks, FillContinuity):
         checks.due()
     checks.reopen([gap for gap in opened.values() if gap.kind == FILLS])

@@ -16,10 +16,10 @@ import numpy as np
 import orjson
 import structlog
 
-from ingest import metrics, records
+from ingest import continuity, metrics, records
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.clock import ArrivalClock
-from ingest.continuity import Continuity, continuity
+from ingest.continuity import Continuity
 from ingest.gaps import DISCONNECT, Gap
 from ingest.history import Print
 from ingest.instruments import partition_of
@@ -83,10 +83,11 @@ class Session:
         self.singles = self.quotes = 0
         """Trades that were no aggregates, and quotes, flushed so far."""
         self._state = ParserState()
-        self._continuity = checks or continuity(source.exchange)
+        self._continuity = checks or continuity.continuity(source.exchange)
         self._found = found
         self._cover = covered
         self.watch = SymbolWatch()
+        self._flow = metrics.Flow(source.exchange)
         self._aggregates: list[tuple[int, int]] = []
         self._report = ParseReport(aggregates=self._aggregates)
         self._told: set[str] = set()
@@ -143,6 +144,7 @@ class Session:
         quotes = self._batches(self._quotes, quotes_batch)
         self.quotes += sum(map(len, quotes.values()))
         self.watch.heard(list(trades.values()), list(quotes.values()))
+        self._flow.arrived(trades.values(), quotes.values())
         due = self._coverage([*trades.values(), *quotes.values()])
         due += [self._record(TRADES_TOPIC, p, records.TRADES, encode(b)) for p, b in trades.items()]
         due += [self._record(QUOTES_TOPIC, p, records.QUOTES, encode(b)) for p, b in quotes.items()]
@@ -163,11 +165,14 @@ class Session:
         due += [
             self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
         ]
-        # What replaces a connection that fell silent comes too late for what that left out.
-        if what == "disconnected" or details.get("reason") == "silence":
+        no_trades = what == "channel-silent" and details["reason"] == records.TRADES
+        if what == "disconnected" or no_trades:
             self._continuity.interrupted(DISCONNECT)
         elif what == "symbol-silent":
             self._continuity.silent(details["symbol"])
+        elif what == "delisted":
+            until = self._clock.now() + continuity.LAST_NS
+            self._continuity.ended(details["symbol"], until)
         return due
 
     def healed(self, symbol: str, prints: Sequence[Print]) -> list[NewRecord]:
@@ -305,10 +310,7 @@ class Session:
         if not report.frames:
             return
         exchange = self.source.exchange
-        metrics.FRAMES.labels(exchange).inc(report.frames)
-        metrics.TICKS.labels(exchange, records.TRADES).inc(report.trades)
-        metrics.TICKS.labels(exchange, records.QUOTES).inc(report.quotes)
-        metrics.IGNORED.labels(exchange).inc(report.ignored)
+        self._flow.parsed(report)
         for reason, n in report.malformed.items():
             metrics.MALFORMED.labels(exchange, reason).inc(n)
             if self._is_new(reason):

@@ -57,7 +57,7 @@ class Spool:
     ) -> None:
         """Raises SpoolError if the directory can't be used or another process uses it."""
         self.directory = directory
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._segment_bytes = segment_bytes
         self._segments: deque[_Segment] = deque()
         self._out: int | None = None
@@ -90,14 +90,14 @@ class Spool:
 
     @property
     def full(self) -> bool:
-        return self.size >= self._max_bytes
+        return self.size >= self.max_bytes
 
     def write(self, records: Sequence[NewRecord]) -> int:
         """Add as many of the records, in order, as there is room for; returns how many.
 
         Raises OSError when the disk refuses; then none of the records was added.
         """
-        room = self._max_bytes - self.size
+        room = self.max_bytes - self.size
         frames: list[bytes] = []
         for record in records:
             frame = _frame(record)

@@ -16,13 +16,12 @@ from collections.abc import Callable, Collection, Sequence
 import httpx
 import structlog
 
-from ingest import metrics
+from ingest import metrics, rest
 from ingest.batches import Universe
 from ingest.clock import ArrivalClock
-from ingest.healing import Budget
 from ingest.history import BadAnswer, newest_print, newest_request
+from ingest.rest import Budget
 from ingest.symbol_watch import SymbolWatch
-from ingest.universe import TIMEOUT_S, USER_AGENT
 
 CHECK_S = 5.0
 SETTLE_S = 2.0
@@ -65,10 +64,7 @@ class SymbolChecks:
         self._dead: set[tuple[int, str]] = set()
 
     async def run(self) -> None:
-        headers = {"User-Agent": USER_AGENT}
-        async with httpx.AsyncClient(
-            base_url=self._base, headers=headers, timeout=TIMEOUT_S
-        ) as client:
+        async with rest.client(self._base) as client:
             while True:
                 await asyncio.sleep(CHECK_S)
                 now = self._clock.now()
@@ -115,19 +111,10 @@ class SymbolChecks:
     async def _newest_ms(self, client: httpx.AsyncClient, native: str) -> int | None:
         """Exchange time of the venue's last trade; None if it doesn't say."""
         request = newest_request(self._exchange, native)
-        await self._budget.take(request.weight)
         try:
-            response = await client.request(
-                request.method, request.path, params=request.params, json=request.body
-            )
-            metrics.REST_REQUESTS.labels(self._exchange, str(response.status_code)).inc()
+            response = await rest.ask(client, self._exchange, self._budget, request)
             response.raise_for_status()
             found = newest_print(self._exchange, response.json())
-        except httpx.HTTPStatusError:
-            return None
-        except httpx.HTTPError:
-            metrics.REST_REQUESTS.labels(self._exchange, "failed").inc()
-            return None
-        except (BadAnswer, ValueError):
+        except (httpx.HTTPError, BadAnswer, ValueError):
             return None
         return None if found is None else found.exchange_ms

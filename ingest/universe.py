@@ -21,19 +21,15 @@ from tenacity import (
     wait_random,
 )
 
+from ingest import rest
 from ingest.errors import UserError
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument, Listed, listed_from
 from ingest.selection import dexes_of, select
 from ingest.venues import venue
 
-USER_AGENT = "perpflow"
-"""OKX answers 403 to requests without one (EXCHANGES §2.3)."""
-TIMEOUT_S = 10.0
-"""For each of connecting, sending and the next piece of the answer."""
 ANSWER_S = 30.0
 """For one request as a whole: a server that trickles must not hold a refresh for ever."""
 ATTEMPTS = 4
-_LIMITED = (418, 429)
 
 
 class UniverseError(UserError):
@@ -76,10 +72,9 @@ async def fetch_list(
 ) -> InstrumentList:
     """What the venue lists now. Raises `UniverseError`: can't be reached, or no such list."""
     base = rest_base(exchange, rest_url)
-    headers = {"User-Agent": USER_AGENT}
     listed: list[Listed] = []
     problems: list[str] = []
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=TIMEOUT_S) as client:
+    async with rest.client(base) as client:
         for request, dex in _requests(client, exchange, dexes):
             body = await _body(client, request, exchange, attempts or ATTEMPTS)
             if dex and body is None:
@@ -156,11 +151,11 @@ async def _body(
     except httpx.HTTPStatusError as error:
         answer = f"{error.response.status_code}: {error.response.text[:200]}"
         raise UniverseError(
-            f"{exchange}: {request.url} answered {answer}", _retry_after(error.response)
+            f"{exchange}: {request.url} answered {answer}", rest.retry_after(error.response)
         ) from error
     except httpx.TimeoutException as error:
         raise UniverseError(
-            f"{exchange}: no answer from {request.url} in {TIMEOUT_S:g} s"
+            f"{exchange}: no answer from {request.url} in {rest.TIMEOUT_S:g} s"
         ) from error
     except TimeoutError as error:
         raise UniverseError(
@@ -193,10 +188,3 @@ def why(error: BaseException) -> str:
             return os.strerror(inner.errno) if inner.errno > 0 else str(inner.strerror)
         inner = inner.__cause__ or inner.__context__
     return str(error) or type(error).__name__
-
-
-def _retry_after(response: httpx.Response) -> float:
-    if response.status_code not in _LIMITED:
-        return 0.0
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else 60.0

@@ -43,6 +43,11 @@ class Untraded:
                 since = lived_until if symbols is None else min(since, lived_until)
             self._doubtful.setdefault(symbol, since)
 
+    def ended(self, symbol: str) -> int | None:
+        """It is delisted: from when (ns) its trades may be missing, None if there were none."""
+        self._quiet.pop(symbol, None)
+        return self._doubtful.pop(symbol, None)
+
     def check(self, trades: Trades) -> list[Doubt]:
         """The doubts that the first trades among these end."""
         found: list[Doubt] = []

@@ -19,11 +19,12 @@ import orjson
 import structlog
 
 from ingest import records
-from ingest.log import Log, OffsetTrimmed, Ownership, Record, TopicPartition
+from ingest.log import Log, Ownership, Record, TopicPartition
+from ingest.log.reading import read_kept
 from publish import metrics, raw_chunks
 from publish.raw_chunks import GAPS, QUOTES, SESSIONS, TRADES, Chunk, read_chunk, write_chunks
 from publish.raw_days import Instrument, make_day
-from publish.retries import STOP_S, StoreWork, threads_for
+from publish.retries import READ_ON_S, STOP_S, StoreWork, Unfinished, threads_for
 from publish.store import Store
 
 GROUP = "archive"
@@ -82,10 +83,16 @@ class Archive:
         self._added: dict[Unit, float] = {}
         self.caught_up = False
         """Whether the last look at the log found nothing unread."""
+        self.read_ns: dict[str, int] = {}
+        """When the last record read of each topic was appended (ns since the epoch)."""
 
     def stop(self) -> None:
         """Make `run` read on to the log's end (for some seconds at most), flush and return."""
         self._stopping.set()
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """The next offset to read of each partition."""
+        return dict(self._positions)
 
     async def run(self) -> None:
         """Archive until `stop`. Raises `StoreError` if stopped while the store fails.
@@ -100,11 +107,13 @@ class Archive:
                 await self._read_until(deadline)
                 await self._flush()
                 await self._make_days(time.monotonic() + self._flush_s)
-            deadline = time.monotonic() + STOP_S
+            deadline = time.monotonic() + READ_ON_S
             while self._size < PENDING_BYTES and time.monotonic() < deadline and await self._read():
                 pass
             await self._flush()
             await self._make_days(time.monotonic() + STOP_S)
+        except Unfinished as left:
+            _log.warning("stopped before all ticks were archived", problem=str(left))
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -147,17 +156,15 @@ class Archive:
         """Read some of every partition; whether there was anything."""
         found = False
         for (topic, partition), offset in list(self._positions.items()):
-            try:
-                some = await self._log.read(topic, partition, offset, max_bytes=READ_BYTES)
-            except OffsetTrimmed as error:
-                first, _ = await self._log.bounds(topic, partition)
-                _log.error("ticks were lost to retention", problem=str(error), count=first - offset)
-                metrics.RAW_TRIMMED.inc(first - offset)
-                self._positions[topic, partition] = first
-                found = True
-                continue
+            some, lost = await read_kept(self._log, topic, partition, offset, max_bytes=READ_BYTES)
+            if lost:
+                _log.error("ticks were lost to retention", topic=topic, offset=offset, count=lost)
+                metrics.RAW_TRIMMED.inc(lost)
+                self._positions[topic, partition] = offset + lost
             for record in some:
                 self._take(record)
+            if some:
+                self.read_ns[topic] = some[-1].appended_ns
             found = found or bool(some)
         self.caught_up = not found
         return found

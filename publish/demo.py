@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from aggregate.intervals import NS
+from ingest import event_loop
 from ingest.errors import UserError
 from ingest.simulator import DEFAULT_NATIVES, EXCHANGES
 from ingest.simulator.spans import record_span
@@ -54,7 +55,7 @@ def demo(out: Path, seconds: int, seed: int) -> None:
     console.print(f"   {bars:,} bars at all ten intervals in {time.monotonic() - started:.1f} s\n")
     console.print(f"[bold]2.[/] Live from the simulated venues for {seconds} s, seed {seed}")
     with _simulator(seed) as port:
-        asyncio.run(_live(console, out, seconds, port))
+        event_loop.run(_live(console, out, seconds, port))
     _closing(console, out)
 
 

@@ -1,16 +1,22 @@
 """/metrics, /healthz and /readyz of a daemon."""
 
 import contextlib
+import platform
 from collections.abc import AsyncIterator, Callable, Iterable
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import disable_created_metrics, make_wsgi_app
 
+from ingest import event_loop
 from ingest.errors import UserError
+from publish import metrics
 from publish.settings import MetricsSettings
+from publish.version import VERSION
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, which Prometheus has no use for
 
 
 class HealthError(UserError):
@@ -46,20 +52,23 @@ async def served(settings: MetricsSettings, ready: Callable[[], bool]) -> AsyncI
         ) from error
     thread = Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()
+    metrics.BUILD.labels(VERSION, platform.python_version(), event_loop.name()).set(1)
+    metrics.READY.set_function(lambda: float(ready()))
     try:
-        yield
+        async with event_loop.lag_told(metrics.LOOP_LAG.labels("main")):
+            yield
     finally:
         server.shutdown()
         server.server_close()
 
 
 def _app(ready: Callable[[], bool]) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
-    metrics = make_wsgi_app()
+    page_of_metrics = make_wsgi_app()
 
     def app(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            page: Iterable[bytes] = metrics(environ, start)
+            page: Iterable[bytes] = page_of_metrics(environ, start)
             return page
         status, text = {
             "/healthz": ("200 OK", b"alive\n"),

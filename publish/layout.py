@@ -26,6 +26,12 @@ HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
 
 
+def instrument_path(exchange: str, symbol: str) -> str:
+    """The part of a key that says which instrument."""
+    # Hive readers decode %XX; `:` is safe in file names and in S3 keys.
+    return f"exchange={exchange}/symbol={quote(symbol, safe=':')}"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Series:
     """The rows of one path in the store: bars of one instrument, interval and clock."""
@@ -39,11 +45,8 @@ class Series:
     @property
     def path(self) -> str:
         """What its keys have in common, below `metrics` and `metrics_open`."""
-        # Hive readers decode %XX; `:` is safe in file names and in S3 keys.
-        return (
-            f"{self.dataset}/exchange={self.exchange}/symbol={quote(self.symbol, safe=':')}"
-            f"/interval={self.interval}/timestamp={self.clock}"
-        )
+        where = instrument_path(self.exchange, self.symbol)
+        return f"{self.dataset}/{where}/interval={self.interval}/timestamp={self.clock}"
 
 
 @dataclass(frozen=True, slots=True)

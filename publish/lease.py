@@ -3,20 +3,22 @@
 Publisher, replay and audit read a month file and put another in its place; two that did so at once
 would lose what one of them wrote. So each first makes an object
 
-    leases/{dataset}/exchange=…/symbol=…/YYYY-MM.json        {"holder", "until"}
+    leases/{dataset}/exchange=…/symbol=…/YYYY-MM.json        {"holder", "process", "token", "until"}
 
 by a conditional write, renews it while it works and removes it at the end. `until` (Unix seconds,
-by clocks that agree within seconds): the lease of a holder that was killed is over then. Who could
-not renew in time stops before its next write.
+by clocks that agree within seconds): the lease of a holder that was killed is over then, or at once
+for who can see that its process is gone. Who could not renew in time stops before its next write.
 """
 
 import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 from urllib.parse import quote
 
 import orjson
@@ -29,11 +31,15 @@ HOLD_S = 60.0
 WAIT_S = 0.2
 
 
+_held: set[str] = set()
+"""The tokens of the leases that this process works under."""
+
+
 class LeaseHeld(StoreError):
     """Another process is changing these files just now: try again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Place:
     """What a lease is of: all intervals and clocks of a dataset's month of one instrument."""
 
@@ -60,7 +66,8 @@ class Lease:
         self._store = store
         self._key = place.key
         self._now = now
-        self._holder = f"{holder} {socket.gethostname()}:{os.getpid()} {secrets.token_hex(8)}"
+        self._holder = holder
+        self._token = secrets.token_hex(8)
         self._until = 0.0
         self._written = b""
 
@@ -72,8 +79,10 @@ class Lease:
             found = self._store.get(self._key)
         except NotFound:
             found = None
-        if found is not None and _until(found) > self._now():
-            raise LeaseHeld(f"{self._store.url}: {self._key} is held by {_holder(found)}")
+        said = _said(found)
+        if float(said["until"]) > self._now() and not _gone(said):
+            where = f"{said['holder']} ({said['process']})"
+            raise LeaseHeld(f"{self._store.url}: {self._key} is held by {where}")
         if not self._swap(found):
             raise LeaseHeld(f"{self._store.url}: {self._key} was just taken by another process")
 
@@ -85,12 +94,15 @@ class Lease:
 
     def release(self) -> None:
         """Remove it, unless its time is over: then it may be another's."""
+        _held.discard(self._token)
         if self._until - self._now() > WAIT_S:
             self._store.delete(self._key)
 
     def _swap(self, expected: bytes | None) -> bool:
         until = self._now() + HOLD_S
-        data = orjson.dumps({"holder": self._holder, "until": until})
+        of = {"holder": self._holder, "process": _process(), "token": self._token}
+        data = orjson.dumps({**of, "until": until})
+        _held.add(self._token)  # before others of this process can see it
         if not self._store.swap(self._key, expected, data):
             return False
         self._until, self._written = until, data
@@ -117,13 +129,39 @@ def leased(store: Store, place: Place, holder: str, *, patience_s: float = 0.0) 
             lease.release()
 
 
-def _until(data: bytes) -> float:
-    """Of an object that no perpflow wrote: over."""
+def _said(data: bytes | None) -> dict[str, Any]:
+    """What the object says; of one that no perpflow wrote, that it is over."""
+    nobody = {"holder": "", "process": "", "token": "", "until": 0.0}
     try:
-        return float(orjson.loads(data)["until"])
-    except (ValueError, KeyError, TypeError):
-        return 0.0
+        said: dict[str, Any] = nobody | orjson.loads(data or b"{}")
+    except (ValueError, TypeError):
+        return nobody
+    return said
 
 
-def _holder(data: bytes) -> str:
-    return str(orjson.loads(data).get("holder", "another")).rpartition(" ")[0]
+@cache
+def _place() -> str:
+    """Where process ids mean the same."""
+    with suppress(OSError):
+        return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
+    return socket.gethostname()
+
+
+def _process() -> str:
+    return f"{_place()} {os.getpid()}"
+
+
+def _gone(said: Mapping[str, Any]) -> bool:
+    """Whether it is known that the holder works no more."""
+    place, _, pid = str(said["process"]).rpartition(" ")
+    if place != _place() or not pid.isdigit():
+        return False
+    if int(pid) == os.getpid():
+        return said["token"] not in _held
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False

@@ -12,10 +12,10 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from publish.catalog import EXCHANGES, METRICS, RAW
-from publish.layout import CLOSED, OPEN, Series
+from publish.layout import CLOSED, OPEN, Series, instrument_path
 from publish.partitions import ServedFile, served_files
 from publish.raw_days import ROOT as RAW_ROOT
 from publish.store import Store, StoreError
@@ -69,7 +69,7 @@ class Listing:
 
     async def raw(self, dataset: str, exchange: str, symbol: str) -> Mapping[date, RawFile]:
         """All day files of an instrument, by day of arrival, in time order."""
-        prefix = f"{RAW_ROOT}/{dataset}/exchange={exchange}/symbol={quote(symbol, safe=':')}"
+        prefix = f"{RAW_ROOT}/{dataset}/{instrument_path(exchange, symbol)}"
         return await self._fresh(prefix, FRESH_S, lambda: _raw_files(self._store, prefix))
 
     async def symbols(self, exchange: str) -> list[str]:
@@ -97,7 +97,7 @@ class Listing:
 
 def _bar_files(store: Store, series: Series) -> list[ServedFile]:
     try:
-        return served_files(store, series, date.min, date.max)
+        return served_files(store, series)
     except ValueError as error:
         raise StoreError(f"{store.url}: {error}: move it away") from error
 

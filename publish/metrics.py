@@ -52,3 +52,37 @@ RAW_DAYS = Counter("perpflow_raw_days_total", "Day files of the raw archive made
 RAW_LAST_FLUSH = Gauge(
     "perpflow_raw_last_flush_timestamp_seconds", "When all ticks read were last durable in files"
 )
+FILES = Counter(
+    "perpflow_files_written_total",
+    "Objects written, by the part of the tree: metrics, metrics_open, raw, raw_open, …",
+    ["tree"],
+)
+STORE_SECONDS = Histogram(
+    "perpflow_store_operation_seconds",
+    "Time of a store operation; of a write that of making its content too",
+    ["operation"],
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+)
+STORE_FAILURES = Counter(
+    "perpflow_store_operation_errors_total",
+    "Store operations that failed, each try, by operation",
+    ["operation"],
+)
+PENDING_RECORDS = Gauge(
+    "perpflow_publish_pending_records", "Records of bars read and not yet in files"
+)
+LAG = Gauge("perpflow_publish_lag_records", "Records of the log not read yet, by topic", ["topic"])
+LAG_SECONDS = Gauge(
+    "perpflow_publish_lag_seconds", "Age of the last record read, 0 where all are read", ["topic"]
+)
+FOLDS_PENDING = Gauge("perpflow_folds_pending", "Series with days that are over and not yet folded")
+BUILD = Gauge(
+    "perpflow_build_info", "1; which version runs, on what", ["version", "python", "event_loop"]
+)
+READY = Gauge("perpflow_ready", "Whether /readyz says so: 1, 0")
+LOOP_LAG = Histogram(
+    "perpflow_event_loop_lag_seconds",
+    "How late the event loop comes to what is due, sampled twice a second",
+    ["loop"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)

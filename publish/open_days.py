@@ -4,7 +4,8 @@ Their state is what the store lists, so a new process knows what the one before 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import date
 
 import structlog
@@ -13,11 +14,13 @@ from publish import metrics
 from publish.bar_files import Month
 from publish.columns import Columns
 from publish.layout import OPEN, Part, Series, parse_part_key
+from publish.lease import LeaseHeld, Place, leased
 from publish.merging import Rows
 from publish.partitions import add_to_month, discard, fold, read_month, write_part
 from publish.pending import Closed
 from publish.store import Store
 
+HOLDER = "publisher"
 _log = structlog.get_logger(__name__)
 
 
@@ -52,14 +55,18 @@ class OpenDays:
 
     def settle(self, series: Series) -> None:
         """Days that the month file lists: fold what it lacks of them, await the deletion."""
-        self.fold(series, sorted(day for day in self._open[series] if self._lists(series, day)))
+        days = sorted(day for day in self._open[series] if self._lists(series, day))
+        for day in days:
+            with leased(self._store, _place(series, day), HOLDER):
+                self._fold(series, day)
 
     def write(self, series: Series, parts: Sequence[tuple[Part, Rows]]) -> None:
         """Put rows where readers will find them; again is harmless. Raises `StoreError`."""
         for part, rows in parts:
             rows = Rows(self._columns.fit(series, rows.table), rows.offsets, rows.read)
             if self._lists(series, part.day):
-                new, month = add_to_month(self._store, series, part.day, rows, self._now())
+                with leased(self._store, _place(series, part.day), HOLDER):
+                    new, month = add_to_month(self._store, series, part.day, rows, self._now())
                 self._note(series, part.day, month)
             else:
                 new = write_part(self._store, series, part, rows)
@@ -77,15 +84,41 @@ class OpenDays:
                 found[series] = over
         return found
 
-    def fold(self, series: Series, days: Iterable[date]) -> None:
-        """Move days into the month file; again is harmless. Raises `StoreError`."""
-        for day in days:
-            month = fold(self._store, self._columns, series, day, self._now())
-            self._note(series, day, month)
-            self._open[series].discard(day)
-            if day in month.folds:
-                self._folded[series][day] = month.folds[day].at
-                metrics.FOLDS.inc()
+    def fold(
+        self, due: Mapping[Series, Sequence[date]], in_time: Callable[[], bool] = lambda: True
+    ) -> list[Series]:
+        """Move the days of series of one dataset and instrument into their month files.
+
+        Returns the series that are done: not those for which there was no time, none while another
+        has the month's lease. Again is harmless. Raises `StoreError`.
+        """
+        done: list[Series] = []
+        months = {_place(series, day) for series, days in due.items() for day in days}
+        try:
+            with ExitStack() as stack:
+                leases = [
+                    stack.enter_context(leased(self._store, month, HOLDER))
+                    for month in sorted(months)
+                ]
+                for series, days in due.items():
+                    if not in_time():
+                        break
+                    for lease in leases:
+                        lease.keep()
+                    for day in days:
+                        self._fold(series, day)
+                    done.append(series)
+        except LeaseHeld as held:
+            _log.info("folded later", reason=str(held))
+        return done
+
+    def _fold(self, series: Series, day: date) -> None:
+        month = fold(self._store, self._columns, series, day, self._now())
+        self._note(series, day, month)
+        self._open[series].discard(day)
+        if day in month.folds:
+            self._folded[series][day] = month.folds[day].at
+            metrics.FOLDS.inc()
 
     def expired(self) -> list[tuple[Series, list[date]]]:
         """The folded days of each series whose parts may be deleted."""
@@ -112,3 +145,7 @@ class OpenDays:
 
     def _note(self, series: Series, day: date, month: Month) -> None:
         self._listed[series, day.year, day.month] = sum(1 << listed.day for listed in month.days)
+
+
+def _place(series: Series, day: date) -> Place:
+    return Place(series.dataset, series.exchange, series.symbol, day.year, day.month)

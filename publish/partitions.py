@@ -61,21 +61,13 @@ class ServedFile:
     part: Part | None = None
 
 
-def served_files(store: Store, series: Series, first: date, last: date) -> list[ServedFile]:
-    """The files that together hold the rows of `first` to `last` (inclusive) once, in time order.
-
-    Month files come whole, with days outside the range. [] if there is nothing.
-    """
+def served_files(store: Store, series: Series) -> list[ServedFile]:
+    """The files that together hold the rows of a series once, in time order."""
     # Parts first: one that a fold made dead meanwhile is still there, and its month says so.
-    parts = [
-        (key, part)
-        for key in store.list(f"{OPEN}/{series.path}")
-        if first <= (part := parse_part_key(key)[1]).day <= last
-    ]
+    parts = [(key, parse_part_key(key)[1]) for key in store.list(f"{OPEN}/{series.path}")]
     months = {
         month: month_key(series, *month)
         for month in map(parse_month_key, store.list(f"{CLOSED}/{series.path}"))
-        if (first.year, first.month) <= month <= (last.year, last.month)
     }
     read: dict[tuple[int, int], Month] = {}
     live = []

@@ -60,6 +60,10 @@ class Pending:
         """Whether there is a close mark among them: all rows before it have to be in files."""
         self._records: dict[str, list[Record]] = defaultdict(list)
 
+    def __len__(self) -> int:
+        """Records."""
+        return sum(map(len, self._records.values()))
+
     @property
     def intervals(self) -> set[str]:
         """The intervals of which there are records."""

@@ -17,6 +17,7 @@ import structlog
 
 from aggregate.aggregator import Aggregator
 from aggregate.shard import Rules
+from ingest import event_loop
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector
 from ingest.collector_settings import CollectorSettings
@@ -29,7 +30,7 @@ from ingest.log.membership import Fixed, Membership
 from ingest.log_wait import until_answered
 from ingest.records import BARS_TOPIC, TICK_TOPICS
 from ingest.venues import VENUES
-from publish import health
+from publish import health, metrics
 from publish.log import open_log, place
 from publish.publishing import Publishing
 from publish.serve import beside
@@ -58,9 +59,14 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
     try:
         async with opened(settings) as log:
             keepers = [keeper(settings, log, *item) for item in settings.venues.enabled().items()]
-            async with health.served(settings.metrics, lambda: all(k.subscribed for k in keepers)):
+            half = _Downstream(settings, store)
+
+            def at_work() -> bool:
+                return half.caught_up and all(keeper.subscribed for keeper in keepers)
+
+            async with health.served(settings.metrics, at_work):
                 if await ready(settings, log, stopping):
-                    await _run(settings, log, store, keepers, stopping)
+                    await _run(settings, log, store, keepers, half, stopping)
     except Fenced as error:
         raise taken(settings) from error
 
@@ -126,10 +132,11 @@ async def _run(
     log: Log,
     store: Store,
     keepers: Sequence[Keeper],
+    half: "_Downstream",
     stopping: asyncio.Event,
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        downstream = await stack.enter_async_context(_downstream(settings, store))
+        downstream = await stack.enter_async_context(_downstream(half))
         await stack.enter_async_context(beside(settings, store))
         tasks = [asyncio.create_task(k.run(), name="collector") for k in keepers]
         tasks.append(asyncio.create_task(retain(settings, log), name="retention"))
@@ -162,14 +169,13 @@ async def _ended(downstream: Future[None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _downstream(settings: Settings, store: Store) -> AsyncIterator[Future[None]]:
+async def _downstream(half: "_Downstream") -> AsyncIterator[Future[None]]:
     """The second thread; leaving the block lets it finish what is on the log, and joins it."""
     result: Future[None] = Future()
-    half = _Downstream(settings, store)
 
     def work() -> None:
         try:
-            asyncio.run(half.run())
+            half.work()
         except BaseException as error:
             result.set_exception(error)
         else:
@@ -193,6 +199,16 @@ class _Downstream:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
         self._stop = asyncio.Event()
+        self._parts: Sequence[Aggregator | Publishing] = ()
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether both are at work and not far behind the log's end."""
+        return bool(self._parts) and all(part.caught_up for part in self._parts)
+
+    def work(self) -> None:
+        """`run` on an event loop of this thread's own."""
+        event_loop.run(self.run(), uvloop=self._settings.runtime.uvloop)
 
     def stop(self) -> None:
         """From any thread, also before `run` has begun."""
@@ -210,7 +226,9 @@ class _Downstream:
         try:
             aggregator = make_aggregator(settings, log, Fixed(range(settings.log.partitions)))
             publishing = Publishing(settings, log, self._store)
-            await self._until_stopped(aggregator, publishing)
+            self._parts = (aggregator, publishing)
+            async with event_loop.lag_told(metrics.LOOP_LAG.labels("downstream")):
+                await self._until_stopped(aggregator, publishing)
         finally:
             await log.close()
 

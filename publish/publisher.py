@@ -7,21 +7,22 @@ close marks only once its days are folded. So after a crash the same records are
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
-from itertools import islice
 
 import structlog
 
-from ingest.log import Log, OffsetTrimmed, Ownership, TopicPartition
+from ingest.log import Log, Ownership, TopicPartition
+from ingest.log.reading import read_kept
 from ingest.records import BARS_TOPIC
 from publish import metrics
 from publish.layout import Series
 from publish.open_days import OpenDays
 from publish.pending import Pending
-from publish.retries import STOP_S, StoreWork, threads_for
+from publish.retries import READ_ON_S, STOP_S, StoreWork, Unfinished, threads_for
 from publish.store import Store
 
 WAIT_S = 0.2
@@ -71,6 +72,8 @@ class Publisher:
         self._to_fold: dict[Series, list[date]] = {}
         self.caught_up = False
         """Whether the last look at the log found nothing unread."""
+        self.read_ns: dict[str, int] = {}
+        """When the last record read of each topic was appended (ns since the epoch)."""
 
     def stop(self) -> None:
         """Make `run` read on to the log's end (for some seconds at most), flush and return."""
@@ -89,9 +92,11 @@ class Publisher:
                 await self._read_until(due)
                 await self._flush(self._due_intervals())
                 await self._tidy(time.monotonic() + self._every_s)
-            await self._read_to_the_end(time.monotonic() + STOP_S)
+            await self._read_to_the_end(time.monotonic() + READ_ON_S)
             await self._flush(self._pending.intervals)
             await self._tidy(time.monotonic() + STOP_S)
+        except Unfinished as left:
+            _log.warning("stopped before all bars were in files", problem=str(left))
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -118,7 +123,7 @@ class Publisher:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
-                await self._log.wait(self._positions(), min(WAIT_S, left))
+                await self._log.wait(self.positions(), min(WAIT_S, left))
             elif time.monotonic() >= deadline:
                 return
 
@@ -131,21 +136,25 @@ class Publisher:
         """Read some of every partition; whether there was anything."""
         found = False
         for partition, offset in list(self._pending.positions.items()):
-            try:
-                records = await self._log.read(BARS_TOPIC, partition, offset, max_bytes=READ_BYTES)
-            except OffsetTrimmed as error:
-                first, _ = await self._log.bounds(BARS_TOPIC, partition)
-                _log.error("bars were lost to retention", count=first - offset, problem=str(error))
-                metrics.TRIMMED.inc(first - offset)
-                self._pending.positions[partition] = first
-                found = True
-                continue
+            records, lost = await read_kept(
+                self._log, BARS_TOPIC, partition, offset, max_bytes=READ_BYTES
+            )
+            if lost:
+                _log.error("bars were lost to retention", partition=partition, count=lost)
+                metrics.TRIMMED.inc(lost)
+                self._pending.positions[partition] = offset + lost
             for record in records:
                 self._pending.add(record)
+            if records:
+                self.read_ns[BARS_TOPIC] = records[-1].appended_ns
             found = found or bool(records)
         self.caught_up = not found
-        metrics.PENDING_BYTES.set(self._pending.size)
+        self._tell_pending()
         return found
+
+    def _tell_pending(self) -> None:
+        metrics.PENDING_BYTES.set(self._pending.size)
+        metrics.PENDING_RECORDS.set(len(self._pending))
 
     def _due_intervals(self) -> set[str]:
         """The intervals whose bars are to be written now."""
@@ -174,7 +183,8 @@ class Publisher:
             for series, over in days.due(new.closed).items():
                 self._to_fold[series] = over
             await self._commit_flushed()
-        metrics.PENDING_BYTES.set(pending.size)
+        self._tell_pending()
+        metrics.FOLDS_PENDING.set(len(self._to_fold))
         metrics.LAST_FLUSH.set(self._now())
 
     async def _tidy(self, deadline: float) -> None:
@@ -189,18 +199,32 @@ class Publisher:
         def in_time() -> bool:
             return time.monotonic() < deadline and self._stopping.is_set() == asked_before
 
-        while self._to_fold and in_time():
-            some = dict(islice(self._to_fold.items(), self._workers))
-            tasks = [partial(self._days.fold, *item) for item in some.items()]
-            await self._work.until_done("fold", tasks)
-            for series in some:
-                del self._to_fold[series]
+        await self._fold_what_is_due(in_time)
+        # At a stop this is the last try: who has a lease may soon be done with it.
+        while self._to_fold and asked_before and in_time():
+            await asyncio.sleep(WAIT_S)
+            await self._fold_what_is_due(in_time)
         await self._commit_flushed()
         expired = self._days.expired()
         while expired and in_time():
             some_days, expired = expired[: self._workers], expired[self._workers :]
             tasks = [partial(self._days.discard, *item) for item in some_days]
             await self._work.until_done("discard", tasks)
+
+    async def _fold_what_is_due(self, in_time: Callable[[], bool]) -> None:
+        # All series of a dataset and instrument together: they have one lease.
+        groups: dict[tuple[str, str, str], dict[Series, list[date]]] = defaultdict(dict)
+        for series, days in self._to_fold.items():
+            groups[series.dataset, series.exchange, series.symbol][series] = days
+        waiting = list(groups.values())
+        while waiting and in_time():
+            some, waiting = waiting[: self._workers], waiting[self._workers :]
+            await self._work.until_done("fold", [partial(self._fold, of, in_time) for of in some])
+            metrics.FOLDS_PENDING.set(len(self._to_fold))
+
+    def _fold(self, due: Mapping[Series, list[date]], in_time: Callable[[], bool]) -> None:
+        for series in self._days.fold(due, in_time):
+            del self._to_fold[series]
 
     async def _commit_flushed(self) -> None:
         # The close marks of days that are not folded yet are to be read again after a crash.
@@ -214,5 +238,6 @@ class Publisher:
                 await self._log.commit(self._owners[partition], offsets=at)
                 self._committed[partition] = offset
 
-    def _positions(self) -> dict[TopicPartition, int]:
+    def positions(self) -> dict[TopicPartition, int]:
+        """The next offset to read of each partition."""
         return {(BARS_TOPIC, p): offset for p, offset in self._pending.positions.items()}

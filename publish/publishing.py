@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
 import structlog
 
-from ingest.log import Fenced, Log, LogError
+from ingest.log import Fenced, Log, LogError, TopicPartition
 from publish import archive, metrics
 from publish.archive import Archive
 from publish.publisher import Publisher
@@ -16,6 +18,9 @@ from publish.settings import Settings
 from publish.store import Store
 
 RETRY_S = (0.5, 30.0)
+LAG_EVERY_S, FIRST_LAG_EVERY_S = 5.0, 0.2
+READY_LAG_S = 60.0
+"""Behind by more, /readyz says no: more than a flush to a slow store takes."""
 _log = structlog.get_logger(__name__)
 
 
@@ -23,6 +28,9 @@ class _Part(Protocol):
     """A publisher or an archive."""
 
     caught_up: bool
+    read_ns: dict[str, int]
+
+    def positions(self) -> dict[TopicPartition, int]: ...
 
     def stop(self) -> None: ...
 
@@ -38,8 +46,8 @@ class _Lasting:
         self._stopping = asyncio.Event()
 
     @property
-    def caught_up(self) -> bool:
-        return self._part.caught_up
+    def part(self) -> _Part:
+        return self._part
 
     def stop(self) -> None:
         self._stopping.set()
@@ -84,6 +92,7 @@ class Publishing:
             )
 
         self._log = log
+        self._lag_s = math.inf
         self._parts = [_Lasting(publisher)]
         self._archives = publish.raw
         if publish.raw:
@@ -92,8 +101,8 @@ class Publishing:
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything on the log had been read at the last look."""
-        return all(part.caught_up for part in self._parts)
+        """Whether it has read to the log's end, and is not far behind it now."""
+        return self._lag_s < READY_LAG_S
 
     def stop(self) -> None:
         """Make `run` read on to the log's end (for some seconds at most), flush and return."""
@@ -105,11 +114,40 @@ class Publishing:
         if not self._archives:
             await archive.release(self._log)
         running = [asyncio.create_task(part.run()) for part in self._parts]
+        watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
         finally:
+            watching.cancel()
             self.stop()
             ended = await asyncio.gather(*running, return_exceptions=True)
         for result in ended:
             if isinstance(result, BaseException):
                 raise result
+
+    async def _watch(self) -> None:
+        """Keep the metrics of lag, and whether we are ready, up to date."""
+        while True:
+            try:
+                lags = [await self._lag(lasting.part) for lasting in self._parts]
+            except LogError:
+                self._lag_s = math.inf
+            else:
+                self._lag_s = max(lags)
+            await asyncio.sleep(LAG_EVERY_S if self.caught_up else FIRST_LAG_EVERY_S)
+
+    async def _lag(self, part: _Part) -> float:
+        """Tell how far a part is behind the log's end; returns the seconds, inf: not known yet."""
+        unread: Counter[str] = Counter()
+        for (topic, partition), offset in part.positions().items():
+            _, end = await self._log.bounds(topic, partition)
+            unread[topic] += max(0, end - offset)
+        worst = 0.0 if unread else math.inf
+        for topic, count in unread.items():
+            metrics.LAG.labels(topic).set(count)
+            if count and topic not in part.read_ns:
+                return math.inf
+            seconds = max(0.0, time.time() - part.read_ns[topic] / 1e9) if count else 0.0
+            metrics.LAG_SECONDS.labels(topic).set(seconds)
+            worst = max(worst, seconds)
+        return worst

@@ -11,7 +11,7 @@ changes nothing, and ticks that come for a day that has its file are added to it
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import orjson
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from publish.exclusions import MEMORY_NS, Exclusions
+from publish.layout import instrument_path
 from publish.merging import EPOCH
 from publish.raw_chunks import (
     DAY_NS,
@@ -61,8 +62,8 @@ class Instrument:
 
 def series_prefix(of: Instrument) -> str:
     """Below which all day files of an instrument are."""
-    symbol = f"/symbol={quote(of.symbol, safe=':')}" if of.symbol else ""
-    return f"{ROOT}/{of.kind}/exchange={of.exchange}{symbol}"
+    where = instrument_path(of.exchange, of.symbol) if of.symbol else f"exchange={of.exchange}"
+    return f"{ROOT}/{of.kind}/{where}"
 
 
 def day_key(of: Instrument, day: date) -> str:

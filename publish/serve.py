@@ -12,8 +12,9 @@ from datetime import date
 import structlog
 import uvicorn
 
+from ingest import event_loop
 from ingest.errors import UserError
-from publish import health
+from publish import health, metrics
 from publish.api.access import Access, Limiter, Preview
 from publish.api.app import PREFIX, Service, create_app
 from publish.keys import KeyFile
@@ -58,7 +59,11 @@ async def beside(settings: Settings, store: Store) -> AsyncIterator[None]:
         yield
         return
     server = _Server(settings, store)
-    thread = threading.Thread(target=lambda: asyncio.run(server.answer()), name="API")
+
+    def serving() -> None:
+        event_loop.run(server.answer_beside(), uvloop=settings.runtime.uvloop)
+
+    thread = threading.Thread(target=serving, name="API")
     thread.start()
     try:
         yield
@@ -101,6 +106,10 @@ class _Server(uvicorn.Server):
     async def answer(self) -> None:
         async with self._stream or contextlib.nullcontext():
             await self.serve([self._socket])
+
+    async def answer_beside(self) -> None:
+        async with event_loop.lag_told(metrics.LOOP_LAG.labels("api")):
+            await self.answer()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -254,7 +254,8 @@ class IngestSettings(Section):
 
     `refresh`: how often the venues' instrument lists are read for listings and changes.
     `processes_per_address`: how many perpflow processes collect the same venues from this machine's
-    address; each uses that part of the venues' limits on connections, messages and REST requests.
+    address; each uses that part of the venues' limits on connections, messages, subscriptions and
+    REST requests.
     What the log can't take waits in `spool_dir` (by default beside the log, `<log.path>.spool`), up
     to `spool_mb` a venue, then reading pauses.
     """
@@ -342,6 +343,12 @@ class MetricsSettings(Section):
     host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
 
 
+class RuntimeSettings(Section):
+    """How every daemon runs. `uvloop`: on that event loop, where it is installed."""
+
+    uvloop: bool = True
+
+
 class Settings(Section):
     """All settings, checked."""
 
@@ -353,3 +360,4 @@ class Settings(Section):
     audit: AuditSettings = AuditSettings()
     api: ApiSettings = ApiSettings()
     metrics: MetricsSettings = MetricsSettings()
+    runtime: RuntimeSettings = RuntimeSettings()

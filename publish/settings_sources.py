@@ -69,7 +69,7 @@ def _from_file(config: Path | None) -> Layer:
         return {name: (value, str(path)) for name, value in _leaves(document)}
     except OSError as error:
         raise SettingsError(f"{path}: can't read the settings file: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # bad syntax, bytes that are no UTF-8, a number without end
         raise SettingsError(f"{path}: not a TOML file: {error}") from None
     except RecursionError:
         raise SettingsError(f"{path}: not settings: nested too deeply") from None
@@ -136,7 +136,7 @@ def _line(location: tuple[int | str, ...], kind: str, message: str, layers: Laye
     path = tuple(part for part in location if isinstance(part, str))
     set_path = next((p for p in layers if p[: len(path)] == path or path[: len(p)] == p), None)
     where = f" ({layers[set_path][1]})" if set_path else ""
-    name = ".".join(path) + item
+    name = ".".join(path)[:_SHOWN] + item
     if kind == "extra_forbidden":
         return f"{name}{where}: {_unknown(path)}"
     if kind == "missing":

@@ -22,13 +22,14 @@ from botocore.parsers import ResponseParserError
 from s3fs.utils import FileExpired
 
 from ingest.errors import UserError
+from publish import metrics
 from publish.settings import PublishSettings
 
 _LOCK = ".perpflow-lock"
 _PROBE = ".perpflow-write-check"
 _TEMPORARY = ".perpflow-tmp-"
 _ABANDONED_S = 3600.0
-_FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
+FAILURES = (OSError, BotoCoreError, ResponseParserError, ConnectionFailure)
 """What a store that can't or won't do raises: the file system, S3's answers, the way there."""
 _S3_CONFIG = {
     "connect_timeout": 5,
@@ -97,6 +98,7 @@ class Store:
             return
         with self._errors("write", key):
             self._fs.pipe_file(self._path(key), data)
+        _count(key)
 
     def swap(self, key: str, expected: bytes | None, data: bytes) -> bool:
         """Make `data` the object if it is still `expected` (None: there is none), in one step.
@@ -114,6 +116,7 @@ class Store:
         place = self._replacing_file if self._local else self._replacing_s3
         with self._errors("write", key), place(key) as sink:
             yield sink
+        _count(key)
 
     def copy(self, source: str, key: str) -> None:
         """Make `key` what `source` is, durable when it returns."""
@@ -122,6 +125,7 @@ class Store:
                 self._link(Path(self._path(source)), Path(self._path(key)))
             else:
                 self._fs.cp_file(self._path(source), self._path(key))
+        _count(key)
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises `NotFound`."""
@@ -213,14 +217,18 @@ class Store:
     @contextmanager
     def _errors(self, action: str, key: str, missing: bool = False) -> Iterator[None]:
         """`missing`: the object may not be there, and that is `NotFound`."""
+        began = time.perf_counter()
         try:
             yield
-        except _FAILURES as error:
+            metrics.STORE_SECONDS.labels(action).observe(time.perf_counter() - began)
+        except FAILURES as error:
             kind = StoreError
             if missing and isinstance(error, FileNotFoundError):
                 kind = NotFound
             elif isinstance(error, FileExpired):
                 kind = Replaced
+            if kind is not NotFound:
+                metrics.STORE_FAILURES.labels(action).inc()
             raise kind(f"{self.url}: can't {action} {key}: {error}") from error
 
     @contextmanager
@@ -313,6 +321,11 @@ def _refused(error: OSError) -> bool:
     answer = getattr(error.__cause__, "response", {}).get("Error", {})
     codes = ("PreconditionFailed", "ConditionalRequestConflict")
     return isinstance(error, FileExistsError) or answer.get("Code") in codes
+
+
+def _count(key: str) -> None:
+    tree, separator, _ = key.partition("/")
+    metrics.FILES.labels(tree if separator else "other").inc()
 
 
 def _encrypted(encryption: str | None, kms_key: str | None) -> dict[str, str]:

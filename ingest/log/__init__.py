@@ -4,7 +4,7 @@ Topics are split in partitions; a partition is a sequence of records with rising
 order they were appended. Producers append; one owner per (group, partition) reads, and commits what
 it emits, what it still holds and how far it has read in one atomic step.
 
-The contract, which `tests/ingest/test_log_contract.py` runs on every implementation:
+The contract, which `tests/ingest/test_log_contract*.py` run on every implementation:
 
 - `append` is all or nothing, and keeps the order of its records within each partition. (On Kafka
   a producer that dies inside an append may leave it in some partitions and not in others.)

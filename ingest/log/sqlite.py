@@ -30,27 +30,19 @@ from ingest.log import (
     TopicMismatch,
     TopicPartition,
 )
+from ingest.log.sqlite_file import (
+    bounds,
+    connect,
+    data_version,
+    offset_at,
+    partition_count,
+    transaction,
+)
 
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x70657270
-"""`perp` in SQLite's header, so that another program's database is never taken for a log."""
-BUSY_TIMEOUT_S = 30.0
 POLL_S = 0.02
-WAL_CHECKPOINT_PAGES = 4096
 RETAIN_CHUNK = 2000
 """Records removed per transaction: appends of every process come in between."""
 
-_SCHEMA = (
-    "CREATE TABLE partitions (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, number INTEGER NOT NULL,"
-    " first INTEGER NOT NULL DEFAULT 0, next INTEGER NOT NULL DEFAULT 0,"
-    " bytes INTEGER NOT NULL DEFAULT 0, UNIQUE (topic, number))",
-    "CREATE TABLE owners (name TEXT, number INTEGER, epoch INTEGER NOT NULL,"
-    " PRIMARY KEY (name, number)) WITHOUT ROWID",
-    "CREATE TABLE state (name TEXT, number INTEGER, key TEXT, value BLOB NOT NULL,"
-    " PRIMARY KEY (name, number, key))",
-    "CREATE TABLE positions (name TEXT, number INTEGER, topic TEXT, partition INTEGER,"
-    " next INTEGER NOT NULL, PRIMARY KEY (name, number, topic, partition)) WITHOUT ROWID",
-)
 T = TypeVar("T")
 
 
@@ -65,8 +57,8 @@ class SqliteLog(Log):
         self._ids: dict[TopicPartition, int] = {}
         self._closed = False
         with self._errors():
-            self._write = _connect(self.path)
-            self._read = _connect(self.path)
+            self._write = connect(self.path)
+            self._read = connect(self.path)
         # One thread each: SQLite blocks, the event loop must not, and reads don't wait for writes.
         self._writer = ThreadPoolExecutor(1, "log-writer")
         self._reader = ThreadPoolExecutor(1, "log-reader")
@@ -78,7 +70,7 @@ class SqliteLog(Log):
         await self._run(self._writer, lambda: self._create(topics))
 
     async def partitions(self, topic: str) -> int:
-        count = await self._run(self._reader, lambda: _partition_count(self._read, topic))
+        count = await self._run(self._reader, lambda: partition_count(self._read, topic))
         if not count:
             raise LogError(f"log {self.path}: no topic {topic!r}")
         return count
@@ -95,13 +87,13 @@ class SqliteLog(Log):
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         return await self._run(
-            self._reader, lambda: _bounds(self._read, self._id(self._read, topic, partition))
+            self._reader, lambda: bounds(self._read, self._id(self._read, topic, partition))
         )
 
     async def offset_at(self, topic: str, partition: int, time_ns: int) -> int:
         return await self._run(
             self._reader,
-            lambda: _offset_at(self._read, self._id(self._read, topic, partition), time_ns),
+            lambda: offset_at(self._read, self._id(self._read, topic, partition), time_ns),
         )
 
     async def wait(self, positions: Mapping[TopicPartition, int], timeout: float) -> bool:
@@ -109,7 +101,7 @@ class SqliteLog(Log):
         version = -1
         while True:
             # The file's version changes with every commit of any other connection or process.
-            seen = await self._run(self._reader, lambda: _data_version(self._read))
+            seen = await self._run(self._reader, lambda: data_version(self._read))
             if seen != version:
                 version = seen
                 if await self._run(self._reader, lambda: self._has_any(positions)):
@@ -200,7 +192,7 @@ class SqliteLog(Log):
             "SELECT id FROM partitions WHERE topic = ? AND number = ?", (topic, partition)
         ).fetchone()
         if row is None:
-            count = _partition_count(db, topic)
+            count = partition_count(db, topic)
             what = f"{topic!r} has partitions 0..{count - 1}" if count else f"no topic {topic!r}"
             raise LogError(f"log {self.path}: no partition {partition}: {what}")
         self._ids[(topic, partition)] = row[0]
@@ -208,9 +200,9 @@ class SqliteLog(Log):
 
     def _create(self, topics: Mapping[str, int]) -> None:
         db = self._write
-        with _transaction(db):
+        with transaction(db):
             for topic, count in topics.items():
-                existing = _partition_count(db, topic)
+                existing = partition_count(db, topic)
                 if existing not in (0, count):
                     raise TopicMismatch(
                         f"log {self.path}: topic {topic} has {existing} partitions, not {count};"
@@ -226,7 +218,7 @@ class SqliteLog(Log):
                     )
 
     def _append(self, records: Sequence[NewRecord]) -> None:
-        with _transaction(self._write):
+        with transaction(self._write):
             self._insert(records)
 
     def _insert(self, records: Sequence[NewRecord]) -> None:
@@ -255,8 +247,8 @@ class SqliteLog(Log):
         table = self._id(db, topic, partition)
         found: list[Record] = []
         size = 0
-        with _transaction(db, "DEFERRED"):
-            first, _ = _bounds(db, table)
+        with transaction(db, "DEFERRED"):
+            first, _ = bounds(db, table)
             if offset < first:
                 raise OffsetTrimmed(
                     f"log {self.path}: {topic}/{partition} begins at offset {first},"
@@ -276,13 +268,13 @@ class SqliteLog(Log):
     def _has_any(self, positions: Mapping[TopicPartition, int]) -> bool:
         db = self._read
         return any(
-            _bounds(db, self._id(db, *partition))[1] > offset
+            bounds(db, self._id(db, *partition))[1] > offset
             for partition, offset in positions.items()
         )
 
     def _acquire(self, group: str, partition: int) -> Ownership:
         db, owner = self._write, (group, partition)
-        with _transaction(db):
+        with transaction(db):
             (epoch,) = db.execute(
                 "INSERT INTO owners VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET epoch = epoch + 1"
                 " RETURNING epoch",
@@ -308,7 +300,7 @@ class SqliteLog(Log):
         offsets: Mapping[TopicPartition, int],
     ) -> None:
         db, key = self._write, (owner.group, owner.partition)
-        with _transaction(db):
+        with transaction(db):
             row = db.execute(
                 "SELECT epoch FROM owners WHERE name = ? AND number = ?", key
             ).fetchone()
@@ -332,7 +324,7 @@ class SqliteLog(Log):
             )
 
     def _release(self, owner: Ownership) -> None:
-        with _transaction(self._write):
+        with transaction(self._write):
             self._write.execute(
                 "UPDATE owners SET epoch = epoch + 1 WHERE name = ? AND number = ? AND epoch = ?",
                 (owner.group, owner.partition, owner.epoch),
@@ -344,8 +336,8 @@ class SqliteLog(Log):
         """Remove at most RETAIN_CHUNK records from the front; returns how many."""
         db = self._write
         table = self._id(db, topic, partition)
-        with _transaction(db):
-            first, end = _bounds(db, table)
+        with transaction(db):
+            first, end = bounds(db, table)
             (kept_bytes,) = db.execute(
                 "SELECT bytes FROM partitions WHERE id = ?", (table,)
             ).fetchone()
@@ -371,88 +363,3 @@ class SqliteLog(Log):
                 (keep_from, removed_bytes, table),
             )
         return int(keep_from - first)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    if not path.parent.is_dir():
-        raise LogError(f"log {path}: no directory {path.parent}")
-    db = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-    )
-    try:
-        with _transaction(db):
-            _open(db, path)
-        _use_wal(db)
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _open(db: sqlite3.Connection, path: Path) -> None:
-    """Check that the file is a log of our version, or make it one if it is empty."""
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if application == APPLICATION_ID:
-        if version > SCHEMA_VERSION:
-            raise LogError(
-                f"log {path}: written by a newer perpflow (log version {version}, this one reads"
-                f" up to {SCHEMA_VERSION}): upgrade perpflow"
-            )
-        return
-    if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise LogError(f"log {path}: an SQLite database, but not a perpflow log")
-    for statement in _SCHEMA:
-        db.execute(statement)
-    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _use_wal(db: sqlite3.Connection) -> None:
-    """Switch to WAL; SQLite's busy timeout does not cover two processes that do it at once."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_S)
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[None]:
-    db.execute(f"BEGIN {mode}")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        # Some errors (a full disk) have already rolled back.
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-def _partition_count(db: sqlite3.Connection, topic: str) -> int:
-    row = db.execute("SELECT count(*) FROM partitions WHERE topic = ?", (topic,)).fetchone()
-    return int(row[0])
-
-
-def _offset_at(db: sqlite3.Connection, table: int, time_ns: int) -> int:
-    found = db.execute(
-        f"SELECT offset FROM records_{table} WHERE appended_ns >= ? ORDER BY offset LIMIT 1",
-        (time_ns,),
-    ).fetchone()
-    return int(found[0]) if found else _bounds(db, table)[1]
-
-
-def _bounds(db: sqlite3.Connection, table: int) -> tuple[int, int]:
-    row = db.execute("SELECT first, next FROM partitions WHERE id = ?", (table,)).fetchone()
-    return int(row[0]), int(row[1])
-
-
-def _data_version(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA data_version").fetchone()[0])

@@ -1,4 +1,4 @@
-"""Runs the simulator as a process: prints `listening on 127.0.0.1:PORT`, stops on SIGTERM."""
+"""Runs the simulator as a process: prints `listening on HOST:PORT`, stops on SIGTERM."""
 
 import argparse
 import asyncio
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--recording", action="append", metavar="EXCHANGE=FILE",
         help="serve recordings instead of a market; repeatable")  # fmt: skip
+    add("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     add("--port", type=int, default=0, help="default: a free one")
     add("--seed", type=int, default=1)
     add("--start", type=int, metavar="NS", help="first exchange stamp, ns since the epoch; "
@@ -89,13 +90,14 @@ async def _serve(options: argparse.Namespace, feeds: dict[str, Feed]) -> None:
         streams=options.streams,
         resend_s=options.resend,
         not_before_ns=options.start or 0,
+        host=options.host,
         port=options.port,
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with simulator:
-        print(f"listening on 127.0.0.1:{simulator.port}", flush=True)
+        print(f"listening on {options.host}:{simulator.port}", flush=True)
         ended = asyncio.create_task(_announce_end(simulator))
         await stop.wait()
         ended.cancel()

@@ -50,6 +50,8 @@ def answer(
         reply = exchange_info(feeds[BINANCE])
     elif parts.path == "/fapi/v1/time" and BINANCE in feeds:
         reply = {"serverTime": now // 1_000_000}
+    elif parts.path == "/api/v5/public/time" and OKX in feeds:
+        reply = {"code": "0", "msg": "", "data": [{"ts": str(now // 1_000_000)}]}
     elif parts.path == "/api/v5/public/instruments" and OKX in feeds:
         if not request.agent:
             return 403, b'{"msg":"Forbidden: no User-Agent"}'

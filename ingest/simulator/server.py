@@ -56,6 +56,7 @@ class Simulator:
         resend_s: float = 0.0,
         connection_faults: ConnectionFaults | None = None,
         not_before_ns: int = 0,
+        host: str = "127.0.0.1",
         port: int = 0,
         wall: Callable[[], int] = time.time_ns,
         faults: DataFaults | None = None,
@@ -88,6 +89,7 @@ class Simulator:
         self._trouble.attach(self._unsubscribe)
         self._subscribed = 0
         self._changed = asyncio.Event()
+        self._host = host
         self._port = port
         self._accepted = 0
         self.opened_connections: Counter[str] = Counter()
@@ -98,7 +100,7 @@ class Simulator:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self._port)
+        self._server = await loop.create_server(lambda: Connection(self), self._host, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
         self._tasks = [loop.create_task(self._run()), loop.create_task(self._keep_house())]
         return self

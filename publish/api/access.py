@@ -8,6 +8,7 @@ from datetime import date
 from starlette.requests import Request
 
 from publish.api.errors import Refused
+from publish.catalog import INTERVAL_NAMES
 from publish.keys import Key, KeyFile, Plan
 
 KEY_HEADER = "X-API-KEY"
@@ -83,7 +84,7 @@ class Access:
     def bars(self, key: Key, interval: str) -> None:
         if key.plan not in DATA_PLANS:
             raise _not_in_plan(key, "data outside the preview", "data_not_in_plan")
-        if interval in SHORT_INTERVALS and key.plan not in PRIME_PLANS:
+        if interval not in intervals_of(key.plan):
             raise _not_in_plan(key, f"interval {interval}", "interval_not_in_plan")
 
     def raw(self, key: Key) -> None:
@@ -109,6 +110,12 @@ class Access:
     def _no_preview(self) -> Refused:
         free = [str(preview) for preview in self._previews] or ["nothing is"]
         return Refused(403, "Not free: see what is", code="not_in_preview", details=free)
+
+
+def intervals_of(plan: Plan) -> list[str]:
+    """What a plan that has data has of it."""
+    prime = plan in PRIME_PLANS
+    return [name for name in INTERVAL_NAMES if prime or name not in SHORT_INTERVALS]
 
 
 def _not_in_plan(key: Key, what: str, code: str) -> Refused:

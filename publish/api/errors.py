@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from publish.keys import KeysError
 from publish.store import StoreError
 
 _log = structlog.get_logger(__name__)
@@ -61,6 +62,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(StoreError, _store)
+    app.add_exception_handler(KeysError, _keys)
     app.add_exception_handler(Exception, _defect)
 
 
@@ -93,14 +95,18 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _store(request: Request, error: Exception) -> Response:
-    """503, which clients try again."""
     _log.error("the store failed", error=str(error))
-    return Refused(
-        503,
-        "The storage is not available, try again",
-        code="storage_unavailable",
-        headers={"Retry-After": "2"},
-    ).response()
+    return _unavailable("The storage is not available, try again", "storage_unavailable")
+
+
+async def _keys(request: Request, error: Exception) -> Response:
+    _log.error("the keys can't be read", error=str(error))
+    return _unavailable("Keys can't be checked now, try again", "keys_unavailable")
+
+
+def _unavailable(why: str, code: str) -> Response:
+    """503, which clients try again."""
+    return Refused(503, why, code=code, headers={"Retry-After": "2"}).response()
 
 
 async def _defect(request: Request, error: Exception) -> Response:

@@ -75,7 +75,7 @@ def replay(options: ReplayOptions, progress: Progress = quiet) -> ReplaySummary:
     store = open_store(options.place)
     store.check()
     summary = ReplaySummary(options.out, options.dry)
-    with _jobs(options, summary, progress) as (jobs, imported):
+    with jobs_of(options, summary, progress) as (jobs, imported):
         examined = _examined(jobs, options, summary, progress)
         total, done = sum(of.rows for of in examined if of.finished is None), 0
 
@@ -96,7 +96,7 @@ def replay(options: ReplayOptions, progress: Progress = quiet) -> ReplaySummary:
 
 
 @contextmanager
-def _jobs(
+def jobs_of(
     options: ReplayOptions, summary: ReplaySummary, progress: Progress
 ) -> Iterator[tuple[list[Job], bool]]:
     """The work there is, as long as its raw area lasts; whether it was imported."""

@@ -166,11 +166,11 @@ def _coded(codes: Any, names: dict[str, int]) -> pa.DictionaryArray:
 
 
 class Extent:
-    """From when to when each symbol's ticks go, and whether they come in order."""
+    """From when to when each symbol's ticks go."""
 
     def __init__(self) -> None:
         self.first: dict[str, tuple[int, int]] = {}
-        """(local, exchange) stamps of each symbol's first tick."""
+        """(local, exchange) stamps of each symbol's first tick to arrive."""
         self.last: dict[str, tuple[int, int]] = {}
         """The highest of each."""
 
@@ -179,7 +179,9 @@ class Extent:
             at = ticks.code == code
             local_ts, exchange_ts = ticks.local_ts[at], ticks.exchange_ts[at]
             symbol = ticks.symbols[code]
-            self.first.setdefault(symbol, (int(local_ts[0]), int(exchange_ts[0])))
+            i = int(local_ts.argmin())
+            first = int(local_ts[i]), int(exchange_ts[i])
+            self.first[symbol] = min(self.first.get(symbol, first), first)
             before = self.last.get(symbol, (0, 0))
             high = int(local_ts.max()), int(exchange_ts.max())
             self.last[symbol] = max(before[0], high[0]), max(before[1], high[1])

@@ -16,9 +16,11 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from publish.replay.sources.base import Input, SourceError
+from publish.store import FAILURES
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _READ_BYTES = 1 << 20
+_FRESH = {"use_listings_cache": False}  # a listing may be of before a file was replaced
 
 
 def expand(given: Sequence[str]) -> list[str]:
@@ -46,7 +48,7 @@ def _matches(text: str) -> list[str]:
     if not remote:
         return [text] if Path(text).exists() else sorted(glob(text, recursive=True))
     with _readable(text):
-        fs, pattern = url_to_fs(text)
+        fs, pattern = url_to_fs(text, **_FRESH)
         return sorted(fs.unstrip_protocol(path) for path in fs.glob(pattern))
 
 
@@ -54,9 +56,13 @@ def _matches(text: str) -> list[str]:
 def opened(url: str) -> Iterator[IO[bytes]]:
     """The file, to read from anywhere in it. Raises `SourceError`."""
     with _readable(url):
-        file = fsspec.open(url, "rb").open() if _URL.match(url) else Path(url).open("rb")  # noqa: SIM115
+        remote = _URL.match(url)
+        file = fsspec.open(url, "rb", **_FRESH).open() if remote else Path(url).open("rb")  # noqa: SIM115
     with file:
-        yield file
+        try:
+            yield file
+        except FAILURES as error:
+            raise SourceError(f"can't read {url}: {error}") from error
 
 
 def size_of(url: str) -> int:
@@ -64,7 +70,7 @@ def size_of(url: str) -> int:
     with _readable(url):
         if not _URL.match(url):
             return Path(url).stat().st_size
-        fs, path = url_to_fs(url)
+        fs, path = url_to_fs(url, **_FRESH)
         return int(fs.size(path) or 0)
 
 
@@ -80,7 +86,7 @@ def fetch(url: str, directory: Path) -> Input:
         path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     size = 0
-    with opened(url) as source, nullcontext() if local else path.open("wb") as copy, _readable(url):
+    with opened(url) as source, nullcontext() if local else path.open("wb") as copy:
         while data := source.read(_READ_BYTES):
             digest.update(data)
             size += len(data)

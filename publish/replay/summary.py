@@ -10,6 +10,7 @@ from publish.replay.writing import Changes
 
 _SHOWN = 5
 _UNITS_SHOWN = 40
+_HEADS = ("exchange", "symbol", "month", "ticks", "left out", "bars", "gaps", "seconds")
 _MALFORMED = "malformed, "
 
 

@@ -9,8 +9,10 @@ import structlog
 
 from aggregate.bars import read_table
 from aggregate.intervals import TRUE
-from ingest.log import Log, LogError, OffsetTrimmed, Record, TopicPartition
+from ingest.log import Log, LogError, Record, TopicPartition
+from ingest.log.reading import read_kept
 from ingest.records import BARS, BARS_TOPIC
+from ingest.trouble import Trouble
 from publish.stream.hub import Hub, Row
 
 WARM_UP = 500
@@ -35,18 +37,16 @@ class Feed:
 
         Bars that were committed meanwhile are sent then, those that retention took are skipped.
         """
-        problem = None
+        trouble = Trouble(_log, "the stream can't read the log", "the stream reads the log again")
         while True:
             try:
                 if not self._positions:
                     await self._start()
                 if await self._log.wait(self._positions, _WAIT_S):
                     await self.step()
-                problem = None
+                trouble.over()
             except LogError as error:
-                if problem != str(error):
-                    problem = str(error)
-                    _log.error("the stream can't read the log, and tries on", problem=problem)
+                trouble.failed(str(error))
                 await asyncio.sleep(_RETRY_S)
 
     async def _start(self) -> None:
@@ -59,11 +59,8 @@ class Feed:
     async def step(self) -> None:
         """Publish what each partition has next."""
         for at, position in list(self._positions.items()):
-            try:
-                records = await self._log.read(*at, position)
-            except OffsetTrimmed:
-                self._positions[at] = (await self._log.bounds(*at))[0]
-                continue
+            records, lost = await read_kept(self._log, *at, position)
+            self._positions[at] = position + lost
             for record in records:
                 if record.headers.get("type") == BARS and record.headers.get("clock") == TRUE:
                     self._publish(record, live=record.offset >= self._ends[at])

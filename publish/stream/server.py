@@ -17,9 +17,9 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from publish.api.access import DATA_PLANS, KEY_HEADER, PRIME_PLANS, SHORT_INTERVALS
-from publish.catalog import INTERVAL_NAMES
-from publish.keys import Key, KeyFile, KeysError, Plan
+from ingest.tasks import cancelled, raise_first
+from publish.api.access import DATA_PLANS, KEY_HEADER, intervals_of
+from publish.keys import Key, KeyFile, KeysError
 from publish.stream import channels, metrics
 from publish.stream.hub import Hub, Subscriber
 from publish.stream.limits import ControlLimit, Verdict
@@ -76,7 +76,8 @@ class StreamServer:
             stack.push_async_callback(self._drain, server)
             for work in (self._heartbeats, self._recheck):
                 task = asyncio.create_task(work())
-                stack.push_async_callback(_cancelled, task)
+                stack.callback(raise_first, task)
+                stack.push_async_callback(cancelled, task)
             yield
 
     async def _handshake(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -84,7 +85,12 @@ class StreamServer:
         assert isinstance(connection, _Connection)
         if request.path.partition("?")[0] != PATH:
             return _refusal(404, "not_found", f"The live stream is at {PATH}")
-        key = self._keys.authenticate(_header(request, KEY_HEADER))
+        try:
+            key = self._keys.authenticate(_header(request, KEY_HEADER))
+        except KeysError as error:
+            _log.error("the keys can't be read", problem=str(error))
+            message = "Keys can't be checked now, try again"
+            return _refusal(503, "keys_unavailable", message, **{"Retry-After": "2"})
         if key is None:
             return _refusal(401, "unauthorized", f"{KEY_HEADER} should be a valid API key")
         if key.plan not in DATA_PLANS:
@@ -144,7 +150,7 @@ class StreamServer:
             _error(subscriber, request, "unknown_op", "ops are subscribe, unsubscribe and ping")
 
     async def _subscribe(self, subscriber: Subscriber, key: Key, body: dict[str, Any]) -> None:
-        access = channels.Access(self._live, _intervals(key.plan))
+        access = channels.Access(self._live, intervals_of(key.plan))
         try:
             granted, rejected = channels.read(body.get("channels"), access, subscriber.channels)
         except ValueError as error:
@@ -209,22 +215,10 @@ class StreamServer:
         await server.wait_closed()
 
 
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
 def _header(request: Request, name: str) -> str:
     """What a header says; "" if it is not there, or there more than once."""
     values = request.headers.get_all(name)
     return values[0] if len(values) == 1 else ""
-
-
-def _intervals(plan: Plan) -> list[str]:
-    """What a plan that has live data has of it."""
-    prime = plan in PRIME_PLANS
-    return [name for name in INTERVAL_NAMES if prime or name not in SHORT_INTERVALS]
 
 
 def _error(subscriber: Subscriber, request: object, code: str, message: str) -> None:

@@ -86,16 +86,23 @@ async def test_lag_and_watermark_are_told_until_it_is_given_up(tmp_path: Path) -
     await append(records.PUNCTUATION, 100)
     with ThreadPoolExecutor(1) as thread:
         worker = await PartitionWorker.take_over(log, "g", partition, Rules(), 30 * NS, thread)
+        assert await worker.lag() == math.inf  # nothing of what is there has been read
         await worker.step()
         assert await worker.lag() == 0.0
         assert told("perpflow_aggregate_lag_records", topic=TRADES_TOPIC) == 0
         assert told("perpflow_watermark_timestamp_seconds", shard="binance-futures") == 100
+        await worker.commit()
+        held = dict.fromkeys(("perpflow_aggregate_held_ticks", "perpflow_open_windows"), 0)
+        assert {name: told(name) for name in held} == held
+        kept = sum(map(len, (await log.acquire("g", partition)).state.values()))
+        assert told("perpflow_aggregate_state_bytes") == kept > 0
         await append(records.PUNCTUATION, 101)
         assert await worker.lag() > 0.0
         assert told("perpflow_aggregate_lag_records", topic=TRADES_TOPIC) == 1
         await worker.release()
         assert told("perpflow_aggregate_lag_records", topic=TRADES_TOPIC) is None
         assert told("perpflow_watermark_timestamp_seconds", shard="binance-futures") is None
+        assert told("perpflow_aggregate_state_bytes") is None
     await log.close()
 
 

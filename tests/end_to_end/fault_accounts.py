@@ -137,11 +137,10 @@ async def read_records(log: Log, topic: str, partition: int) -> AsyncIterator[Re
         offset = records[-1].offset + 1
 
 
-def assert_accounted_for(made: Made, mine: OnLog, start_ms: int, *, delisted: bool) -> int:
+def assert_accounted_for(made: Made, mine: OnLog, start_ms: int) -> int:
     """Every trade made from `start_ms` on is on the log, with its price, or inside a recorded gap.
 
-    Returns how many are in gaps alone. Of a delisted symbol nobody can know the last: what it
-    traded while it was not connected has no trade behind it.
+    Returns how many are in gaps alone.
     """
     ids = mine.ids
     assert np.isin(ids, made.id).all(), "on the log, but never made"
@@ -150,8 +149,6 @@ def assert_accounted_for(made: Made, mine: OnLog, start_ms: int, *, delisted: bo
     assert (made.price[at] == mine.price).all()
     missing = (made.ms >= start_ms) & ~np.isin(made.id, ids)
     unexplained = missing & ~mine.explained(made.id, made.ms)
-    if delisted:
-        unexplained &= made.ms < made.ms[np.isin(made.id, ids)].max()
     assert not unexplained.any(), (made.id[unexplained], made.ms[unexplained], mine.gaps)
     return int(missing.sum())
 
@@ -188,4 +185,18 @@ class Scrape:
             mine = dict(pairs)
             if sample == f"perpflow_{name}_total" and labels.items() <= mine.items() and value:
                 found[mine.get(label, "")] += round(value)
+        return found
+
+    def values(self, sample: str) -> list[float]:
+        """The values of all series of that name."""
+        return [value for (name, _), value in self._values.items() if name == sample]
+
+    def buckets(self, sample: str, **labels: str) -> dict[float, float]:
+        """The cumulative counts of a histogram by their bounds, summed over everything but these
+        labels."""
+        found: dict[float, float] = defaultdict(float)
+        for (name, pairs), value in self._values.items():
+            mine = dict(pairs)
+            if name == sample and labels.items() <= mine.items():
+                found[float(mine["le"])] += value
         return found

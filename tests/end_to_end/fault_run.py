@@ -1,14 +1,15 @@
 """Collectors of three simulated venues while everything goes wrong that can, in fast time.
 
 The script of faults is in rounds: every kind of fault once on every venue that knows it, in an
-order drawn from the seed, each with time to recover before the next. Faults of the data strike
-all the while. Market time is the collectors' arrival clock; what they wait for in real seconds
-(back-off, watchdogs, budgets for REST) is scaled down with it.
+order drawn from the seed, each with time to recover before the next. During the first of them a
+third of the symbols trade for the first time. Faults of the data strike in all others: what is
+dropped before a symbol's first trade nobody can know. Market time is the collectors' arrival clock;
+what they wait for in real seconds (back-off, watchdogs, budgets for REST) is scaled down with it.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -16,7 +17,7 @@ from random import Random
 import pytest
 
 from ingest import feed as feeds
-from ingest import healing, limits, subscriptions
+from ingest import limits, rest, subscriptions
 from ingest import line as lines
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
@@ -52,6 +53,8 @@ NATIVES = {exchange: [*BUSY[exchange], *many_natives(exchange, 71)] for exchange
 LISTED = {exchange: NATIVES[exchange][-1] for exchange in EXCHANGES}
 """Listed while the collectors run."""
 DELISTED = {exchange: NATIVES[exchange][-2] for exchange in EXCHANGES}
+LATE = {exchange: NATIVES[exchange][5:-3:3] for exchange in EXCHANGES}
+"""Listed all the while, and not traded before some moment of the first round."""
 RESIZED = NATIVES[OKX][-3]
 """Its contract goes from one SOL to two and a half."""
 
@@ -120,10 +123,14 @@ def data_faults(seed: int, begin: float, end: float) -> DataFaults:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run: market seconds at which faults begin and end, and everything that strikes."""
+    """A run: market seconds at which faults of data begin and all end, and what strikes.
+
+    `first` says when (ns) those that trade late do so for the first time, by (exchange, stream).
+    """
 
     seed: int
     speed: float
+    first: Mapping[tuple[str, str], int]
     begin: float
     end: float
     connections: ConnectionFaults
@@ -132,11 +139,17 @@ class Plan:
 
 
 def plan(seed: int, speed: float, seconds: float) -> Plan:
-    """Rounds of faults until so many seconds of market have passed, at least one."""
-    begin = max(_all_traded(seed, exchange) for exchange in EXCHANGES) + 2.0 * speed
-    order, at = Random(seed), begin
-    script: list[sim.Fault] = []
-    while not script or at + CALM_S * speed < seconds:
+    """Rounds of faults until so many seconds of market have passed, at least two."""
+    order = Random(seed)
+    script, at = one_round(order, speed, speed)
+    first = {
+        (exchange, trade_key(exchange, native)): START + round(order.uniform(0.0, at) * NS)
+        for exchange in EXCHANGES
+        for native in LATE[exchange]
+    }
+    traded = max(_all_traded(seed, exchange, first) for exchange in EXCHANGES)
+    begin = at = max(traded, at) + 2.0 * speed
+    while at == begin or at + CALM_S * speed < seconds:
         faults, at = one_round(order, at, speed)
         script += faults
     middle = (begin + at) / 2
@@ -150,7 +163,7 @@ def plan(seed: int, speed: float, seconds: float) -> Plan:
     ]
     changes.append(Change(middle + speed, OKX, RESIZED, contract_size=2.5))
     return Plan(
-        seed, speed, begin, at, ConnectionFaults(script), data_faults(seed, begin, at),
+        seed, speed, first, begin, at, ConnectionFaults(script), data_faults(seed, begin, at),
         tuple(changes),
     )  # fmt: skip
 
@@ -164,12 +177,13 @@ def trade_key(exchange: str, native: str) -> str:
     return f"{native.lower()}@trade" if exchange == BINANCE else f"{CHANNELS[exchange][0]}:{native}"
 
 
-def _all_traded(seed: int, exchange: str) -> float:
+def _all_traded(seed: int, exchange: str, first: Mapping[tuple[str, str], int]) -> float:
     """Market seconds until everything has traded: continuity starts from a symbol's first trade."""
     waiting = {trade_key(exchange, native) for native in NATIVES[exchange]}
     for events in market(seed, exchange).events():
         for when, key, _ in events:
-            waiting.discard(key)
+            if when >= first.get((exchange, key), 0):
+                waiting.discard(key)
             if not waiting:
                 return (when - START) / NS
     raise AssertionError("a market is endless")
@@ -179,11 +193,16 @@ def feed_of(script: Plan, exchange: str) -> Feed:
     """The market until everything has traded after the last fault: what is dropped behind a
     symbol's last trade nobody can know."""
     feed = market_feed(market(script.seed, exchange))
+
+    def happened(event: Event) -> bool:
+        return event[0] >= script.first.get((exchange, event[1]), 0)
+
     calm = START + round((script.end + CALM_S * script.speed) * NS)
     waiting = {trade_key(exchange, n) for n in NATIVES[exchange] if n != DELISTED[exchange]}
 
     def chunks() -> Iterator[list[Event]]:
-        for events in feed.chunks:
+        for every in feed.chunks:
+            events = [event for event in every if happened(event)]
             for i, (when, key, _) in enumerate(events):
                 if when >= calm:
                     waiting.discard(key)
@@ -192,7 +211,8 @@ def feed_of(script: Plan, exchange: str) -> Feed:
                         return
             yield events
 
-    return replace(feed, chunks=chunks())
+    history = [event for event in feed.history if happened(event)]
+    return replace(feed, history=history, chunks=chunks())
 
 
 def accelerate(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
@@ -220,7 +240,7 @@ def accelerate(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
         feeds, "Watchdog", lambda: Watchdog(SILENCE_S, 1.25 * SILENCE_S, 1.25 * SILENCE_S)
     )
     # A round's gaps of an hour are healed in seconds; that budgets are kept is tested by itself.
-    monkeypatch.setattr(healing, "BUDGETS", dict.fromkeys(EXCHANGES, (1e5, 1e5)))
+    monkeypatch.setattr(rest, "BUDGETS", dict.fromkeys(EXCHANGES, (1e5, 1e5)))
 
 
 class MarketTime:

@@ -199,7 +199,7 @@ async def test_what_a_killed_collector_did_not_append_is_healed_or_in_a_recorded
         for instrument in instruments:
             mine = found.symbols[exchange, instrument.symbol]
             made = up_to_the_last(ledger.trades(trade_key(exchange, instrument.native)), mine)
-            missing = assert_accounted_for(made, mine, start * 1_000, delisted=False)
+            missing = assert_accounted_for(made, mine, start * 1_000)
             if exchange != HYPERLIQUID:  # all of it can be had over REST, but for fillers
                 assert missing <= (~made.market).sum()
                 healed = sum(g.healed for g in mine.closed)

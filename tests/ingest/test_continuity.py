@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ingest.continuity import REORDER_NS, Continuity, IdContinuity, continuity
 from ingest.fills import BACKLOG_FILLS, RECENT_FILLS
-from ingest.gaps import DISCONNECT, FILLS, RESTART, SEQUENCE, STRADDLE, Gap, without
+from ingest.gaps import DELISTED, DISCONNECT, FILLS, RESTART, SEQUENCE, STRADDLE, Gap, without
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.ticks import BACKLOG, HEALED, I64, LIVE, Trades
 
@@ -63,6 +63,37 @@ def test_a_jump_is_a_gap_with_its_ends_and_the_last_good_stamp() -> None:
     check.check(*batch(single(0, 10), at=NOW + 77))
     assert check.due() == [Gap(SYMBOLS[0], "ids", 7, 9, 3, SEQUENCE, NOW + 1, NOW + 77, NOW + 77)]
     assert check.due() == []
+
+
+def test_what_a_delisted_symbol_traded_last_is_asked_for_once() -> None:
+    check = checked(BINANCE, single(0, 5, 6) + single(1, 90))
+    check.ended(SYMBOLS[0], NOW + 50)
+    assert check.due(NOW + 49) == []
+    check.check(*batch(single(0, 7), at=NOW + 10))  # what still came
+    last = Gap(SYMBOLS[0], FILLS, 8, None, None, DELISTED, NOW + 10, NOW + 50, NOW + 50)
+    assert check.due(NOW + 50) == [last]
+    assert check.due() == []
+
+
+def test_of_a_delisted_symbol_that_never_traded_only_a_doubt_is_a_gap() -> None:
+    for exchange in (BINANCE, HYPERLIQUID):
+        check = checked(exchange, single(0, 5))
+        check.covered([SYMBOLS[1]], NOW - 7)
+        check.ended(SYMBOLS[1], NOW + 50)
+        assert check.due() == []
+        check.covered([SYMBOLS[1]], NOW - 7)
+        check.silent(SYMBOLS[1])
+        check.ended(SYMBOLS[1], NOW + 50)
+        (gap,) = check.due()
+        assert (gap.symbol, gap.first_missing, gap.reason) == (SYMBOLS[1], None, DELISTED)
+        assert gap.exchange_ts < gap.exchange_to == NOW + 50
+
+
+def test_of_a_delisted_coin_the_last_fills_are_between_two_times() -> None:
+    check = checked(HYPERLIQUID, single(0, 5, 6))
+    check.ended(SYMBOLS[0], NOW + 50)
+    unknown = Gap(SYMBOLS[0], FILLS, None, None, None, DELISTED, NOW + 1, NOW + 50, NOW + 50)
+    assert check.due() == [unknown]
 
 
 def test_okx_prints_count_their_ids() -> None:

@@ -1,6 +1,8 @@
 """Gaps over real websockets and REST: what was dropped is on the log, or a gap record says so."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,21 +13,25 @@ import orjson
 import pytest
 
 from ingest import healing as module
+from ingest import rest
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.gaps import IDS, SEQUENCE, Gap
-from ingest.healing import Budget, Healer
+from ingest.healing import Healer
 from ingest.history import Print
 from ingest.instruments import BINANCE, OKX
 from ingest.log.sqlite import SqliteLog
 from ingest.records import GAP, TRADES, TRADES_TOPIC, GapRecord
+from ingest.rest import Budget
 from ingest.resume import resume
 from ingest.simulator import Simulator
 from ingest.simulator.data_faults import DataFaults, Fault, Throttle
+from ingest.tasks import cancelled
 from ingest.ticks import HEALED, Trades, decode
 from ingest.universe import fetch_instruments
 from tests.ingest.collecting import collected, until
 from tests.ingest.simulating import feed
+from tests.ingest.test_keeper import free_port
 
 NATIVES = {BINANCE: "BTCUSDT", OKX: "BTC-USDT-SWAP"}
 KEYS = {BINANCE: "btcusdt@trade", OKX: "trades-all:BTC-USDT-SWAP"}
@@ -42,10 +48,11 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 
 @asynccontextmanager
 async def collecting(
-    log: SqliteLog, simulator: Simulator, exchange: str, *, rest: bool = True
+    log: SqliteLog, simulator: Simulator, exchange: str, *, rest_url: str | None = ""
 ) -> AsyncIterator[Collector]:
+    """`rest_url`: the simulator's if empty."""
     instruments = await fetch_instruments(exchange, simulator.rest_url, [NATIVES[exchange]])
-    url = simulator.rest_url if rest else None
+    url = simulator.rest_url if rest_url == "" else rest_url
     settings = CollectorSettings(exchange, ws_url=simulator.ws_url, rest_url=url)
     collector = Collector(settings, instruments, log, PARTITIONS, ArrivalClock())
     running = asyncio.create_task(collector.run())
@@ -54,6 +61,23 @@ async def collecting(
     finally:
         await collector.stop()
         await running
+
+
+@asynccontextmanager
+async def forwarding(port: int, to: int) -> AsyncIterator[None]:
+    """Connections to the port go on to another."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", to)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", port):
+        yield
 
 
 async def trades_on(log: SqliteLog) -> tuple[dict[int, int], list[GapRecord]]:
@@ -137,7 +161,7 @@ async def test_without_rest_a_gap_is_recorded_as_open_and_found_again(log: Sqlit
     async with Simulator(
         {BINANCE: feed(BINANCE, 30)}, speed=20, streams=2, faults=faults
     ) as simulator:
-        async with collecting(log, simulator, BINANCE, rest=False):
+        async with collecting(log, simulator, BINANCE, rest_url=None):
             await until(simulator.finished.is_set)
             await until(lambda: faults.struck["drop"] > 0)
         _, gaps = await trades_on(log)
@@ -159,13 +183,13 @@ async def test_without_rest_a_gap_is_recorded_as_open_and_found_again(log: Sqlit
 
 
 def gap(first: int, last: int) -> Gap:
-    return Gap("s", IDS, first, last, last - first + 1, SEQUENCE, 0, 10**9, 0)
+    return Gap("s", IDS, first, last, last - first + 1, SEQUENCE, 0, 10**9, time.time_ns())
 
 
-async def healed(
-    monkeypatch: pytest.MonkeyPatch, answers: Sequence[httpx.Response], missing: Gap
-) -> tuple[list[Print], GapRecord, list[httpx.Request]]:
-    """What a Binance gap comes to when the venue answers so, the last answer again and again."""
+def answering(
+    monkeypatch: pytest.MonkeyPatch, answers: Sequence[httpx.Response]
+) -> list[httpx.Request]:
+    """The venue answers so, the last answer again and again; what it was asked, as it is."""
     asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -179,17 +203,35 @@ async def healed(
         "AsyncClient",
         lambda **options: real(transport=httpx.MockTransport(answer), **options),
     )
+    return asked
+
+
+async def healed(
+    monkeypatch: pytest.MonkeyPatch, answers: Sequence[httpx.Response], missing: Gap
+) -> tuple[list[Print], GapRecord, list[httpx.Request]]:
+    """What a Binance gap comes to when the venue answers so."""
+    asked = answering(monkeypatch, answers)
     prints: list[Print] = []
     closed: list[GapRecord] = []
-    healer = Healer(
-        BINANCE, "http://venue", {"s": "BTCUSDT"}, lambda s, p: prints.extend(p), closed.append
-    )
+    healer = made(closed, prints)
     running = asyncio.create_task(healer.run())
     healer.add(missing)
     await until(lambda: not healer.waiting)
-    running.cancel()
+    await cancelled(running)
     (record,) = closed
     return prints, record, asked
+
+
+def made(closed: list[GapRecord], prints: list[Print]) -> Healer:
+    natives = {"s": "BTCUSDT"}
+    return Healer(
+        BINANCE,
+        "http://venue",
+        natives,
+        ArrivalClock(),
+        lambda symbol, page: prints.extend(page),
+        closed.append,
+    )
 
 
 def listed(*ids: int) -> httpx.Response:
@@ -223,7 +265,8 @@ async def test_retry_after_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
         ([listed(5), listed()], "partly", 1, 3, "ends inside"),
         ([httpx.Response(401, text="API-key")], "unhealable", 0, 4, "aggTrades answered 401"),
         ([httpx.Response(404, text="none")], "unhealable", 0, 4, "answered 404: none"),
-        ([httpx.Response(500)], "unhealable", 0, 4, "answered 500"),
+        ([httpx.Response(500)] * 9 + [listed(5, 6, 7, 8)], "healed", 4, 0, ""),
+        ([listed(5), httpx.Response(503), listed(6, 7, 8)], "healed", 4, 0, ""),
         ([httpx.Response(200, text="<html>")], "unhealable", 0, 4, "not JSON"),
         ([httpx.Response(200, text='{"code":1}')], "unhealable", 0, 4, "not a list"),
         ([httpx.Response(200, text='[{"id":"x"}]')], "unhealable", 0, 4, "bad answer"),
@@ -243,12 +286,69 @@ async def test_what_healing_comes_to(
     assert why in record.why
 
 
+async def test_a_gap_stays_open_while_the_venue_does_not_answer_and_is_healed_when_it_does(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr(module, "MAX_RETRY_S", 0.02)
+    faults = DataFaults(3, [Fault("drop", "*@trade", chance=0.01, n=4)])
+    async with Simulator(
+        {BINANCE: feed(BINANCE, 60)}, speed=20, streams=2, faults=faults
+    ) as simulator:
+        refused = rest.metrics.REST_REQUESTS.labels(BINANCE, "failed")._value
+        before, port = refused.get(), free_port()
+        away = f"http://127.0.0.1:{port}"
+        async with collecting(log, simulator, BINANCE, rest_url=away) as collector:
+            await until(simulator.finished.is_set)
+            await asyncio.sleep(0.7)  # the bound of reordering, after which a hole is a gap
+            await until(lambda: refused.get() > before + 20)
+            _, gaps = await trades_on(log)
+            assert collector.healing == len(gaps) > 0
+            assert {g.state for g in gaps} == {"open"}
+            async with forwarding(port, simulator.port):
+                await until(lambda: not collector.healing)
+        expected = ledger_ids(simulator, BINANCE)
+    ids, gaps = await trades_on(log)
+    assert Counter(g.state for g in gaps)["open"] == len(gaps) / 2
+    healed_count = sum(g.healed for g in gaps)
+    assert len({i for i in expected if min(ids) <= i <= max(ids)} - set(ids)) <= 1
+    assert healed_count > 3
+
+
 async def test_a_gap_that_would_take_all_of_the_budget_is_not_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, record, asked = await healed(monkeypatch, [listed()], gap(1, module.MAX_MISSING + 1))
     assert asked == []
     assert record.state == "unhealable"
+
+
+async def test_more_gaps_than_can_wait_are_told_the_longest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 2)
+    answering(monkeypatch, [listed(5, 6, 7, 8)])
+    closed: list[GapRecord] = []
+    healer = made(closed, [])
+    for last in (7, 6, 8, 5):
+        healer.add(gap(5, last))
+    assert closed == []  # what found them has to record them first
+    running = asyncio.create_task(healer.run())
+    await until(lambda: not healer.waiting)
+    await cancelled(running)
+    states = {record.last_missing: record.state for record in closed}
+    assert states == {5: "healed", 6: "healed", 7: "unhealable", 8: "unhealable"}
+    assert {r.why for r in closed if r.missing} == {"more than 2 gaps wait"}
+
+
+async def test_a_gap_older_than_the_venues_history_is_asked_for_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = replace(gap(5, 8), local_ts=time.time_ns() - module.HISTORY_NS[BINANCE] - 1)
+    _, record, asked = await healed(monkeypatch, [httpx.Response(503)], old)
+    assert len(asked) == 1
+    assert record.state == "unhealable"
+    assert "503" in record.why
 
 
 async def test_an_earlier_sessions_gap_of_a_symbol_not_collected_any_more_ends_the_gap_alone(

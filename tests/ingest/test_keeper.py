@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingest import keeper as module
-from ingest import universe
+from ingest import rest
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
 from ingest.instrument_cache import load, save
@@ -60,12 +60,17 @@ async def keeping(
     rest_port: int,
     ws_port: int | None = None,
     refresh_s: float = 60.0,
+    heal: bool = False,
 ) -> AsyncIterator[tuple[Keeper, list[Collector]]]:
     """A keeper that runs, and the collectors it made; it has stopped when the block is left."""
     made: list[Collector] = []
 
     def collector_of(found: Sequence[Instrument]) -> Collector:
-        settings = CollectorSettings(exchange, ws_url=f"ws://127.0.0.1:{ws_port or rest_port}")
+        settings = CollectorSettings(
+            exchange,
+            ws_url=f"ws://127.0.0.1:{ws_port or rest_port}",
+            rest_url=f"http://127.0.0.1:{rest_port}" if heal else None,
+        )
         made.append(Collector(settings, found, log, PARTITIONS, ArrivalClock()))
         return made[-1]
 
@@ -128,13 +133,13 @@ async def test_a_kept_copy_starts_a_collector_while_rest_is_down(
 async def test_a_venue_that_hangs_is_told_and_can_be_stopped_at_once(
     log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(universe, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(rest, "TIMEOUT_S", 0.2)
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with capture_logs() as told:
         async with server, keeping(log, tmp_path, OKX, ["all"], port):
             await until(lambda: bool(warnings(told, "can't get the instruments")))
-            monkeypatch.setattr(universe, "TIMEOUT_S", 60.0)
+            monkeypatch.setattr(rest, "TIMEOUT_S", 60.0)
             stopping = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - stopping < 5
     assert "no answer from" in warnings(told, "can't get the instruments")[0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest import healing
+from ingest import rest
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.limits import LIMITS, Budget, Limiter, limiter, limits
 
@@ -141,12 +141,29 @@ async def test_a_venue_without_known_limits_is_not_limited() -> None:
 async def test_the_collectors_of_a_process_share_what_an_address_may_do() -> None:
     assert limiter(OKX) is limiter(OKX)
     assert limiter(OKX) is not limiter(BINANCE)
-    assert healing.budget(OKX) is healing.budget(OKX)
+    assert rest.budget(OKX) is rest.budget(OKX)
 
     async def elsewhere() -> Limiter:
         return limiter(OKX)
 
     assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) is not limiter(OKX)
+
+
+def test_what_one_collector_subscribes_leaves_less_to_the_others() -> None:
+    shared = Limiter(LIMITS[HYPERLIQUID])
+    assert shared.subscriptions_left("a") == 1000
+    shared.subscribe("a", 300)
+    assert (shared.subscriptions_left("a"), shared.subscriptions_left("b")) == (1000, 700)
+    assert shared.room_to_overlap
+    shared.subscribe("b", 300)
+    assert not shared.room_to_overlap
+    shared.subscribe("a", 0)
+    assert shared.subscriptions_left("b") == 1000
+    assert shared.room_to_overlap
+    unlimited = Limiter(LIMITS[OKX])
+    unlimited.subscribe("a", 10**6)
+    assert unlimited.subscriptions_left("b") > 10**6
+    assert unlimited.room_to_overlap
 
 
 @given(st.sampled_from(sorted(LIMITS)), st.integers(1, 8))

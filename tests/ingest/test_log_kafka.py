@@ -15,7 +15,7 @@ from ingest.log import Fenced, LogError, NewRecord, TopicMismatch
 from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_topics import TopicFound, mismatch, plans
-from tests.ingest.test_log_contract import record, values
+from tests.ingest.log_contract import record, values
 from tests.kafka.broker import ApacheKafka, Broker, NoBroker, free_port
 
 pytestmark = pytest.mark.xdist_group("kafka")

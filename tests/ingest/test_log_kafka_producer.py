@@ -17,7 +17,7 @@ from ingest.log import LogError, NewRecord, kafka_producer, kafka_reasons
 from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_options import KafkaOptions
 from ingest.spool import Spool
-from tests.ingest.test_log_contract import record, values
+from tests.ingest.log_contract import record, values
 from tests.kafka.broker import ApacheKafka, Broker
 
 pytestmark = pytest.mark.xdist_group("kafka")

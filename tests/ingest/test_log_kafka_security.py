@@ -16,7 +16,7 @@ from ingest.log.kafka import KafkaLog
 from ingest.log.kafka_group import KafkaMembership
 from ingest.log.kafka_options import KafkaOptions
 from ingest.log.kafka_reasons import TRY_S
-from tests.ingest.test_log_contract import record, values
+from tests.ingest.log_contract import record, values
 from tests.kafka.broker import ApacheKafka, Broker
 from tests.kafka.secured import (
     CREATE,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ingest.log import LogError
-from ingest.log.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteLog
+from ingest.log.sqlite import SqliteLog
+from ingest.log.sqlite_file import APPLICATION_ID, SCHEMA_VERSION
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:

@@ -9,16 +9,20 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import limits, metrics, subscriptions
+from ingest import continuity, limits, metrics, subscriptions
 from ingest.batches import Universe
 from ingest.changes import changes
+from ingest.gaps import DELISTED
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, Instrument
 from ingest.log import Record
 from ingest.log.sqlite import SqliteLog
 from ingest.records import Coverage
 from ingest.simulator import Market, Simulator, market_feed
+from ingest.simulator import faults as sim
+from ingest.simulator.faults import ConnectionFaults, Fault
 from ingest.simulator.listing_changes import Change, ListingChanges
 from ingest.simulator.listings import LISTINGS
+from tests.end_to_end.fault_accounts import assert_accounted_for, read_trades
 from tests.ingest import test_keeper
 from tests.ingest.collecting import collected, ticks_of, until
 from tests.ingest.test_keeper import PARTITIONS, keeping
@@ -27,6 +31,11 @@ NAMES = {
     BINANCE: ("BTCUSDT", "ETHUSDT", "1000PEPEUSDT"),
     OKX: ("BTC-USDT-SWAP", "ETH-USDT-SWAP", "BTC-USD-SWAP"),
     HYPERLIQUID: ("BTC", "ETH", "kPEPE"),
+}
+CHANNELS = {
+    BINANCE: ("trade", "bookTicker"),
+    OKX: ("trades-all", "bbo-tbt"),
+    HYPERLIQUID: ("trades", "bbo"),
 }
 log = test_keeper.log
 
@@ -101,12 +110,33 @@ async def test_a_listing_beyond_the_venues_limit_is_left_out_and_told_once(
                 made,
             ),
         ):
-            await until(lambda: any("new listings are left out" in e["event"] for e in told))
+            await until(lambda: any("instruments are left out" in e["event"] for e in told))
             since = fetched._value.get()
             await until(lambda: fetched._value.get() > since + 0.5)
             assert {n for _, n in made[0].carries} == {stays, stays_too}
-    (line,) = (e for e in told if "new listings are left out" in e["event"])
+    (line,) = (e for e in told if "instruments are left out" in e["event"])
     assert (line["instruments"], line["first"]) == (1, comes)
+
+
+async def test_collectors_of_one_process_share_the_venues_limit_of_subscriptions(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(limits.LIMITS[HYPERLIQUID], subscriptions=4)
+    monkeypatch.setitem(limits.LIMITS, HYPERLIQUID, few)
+    market = Market(3, HYPERLIQUID, NAMES[HYPERLIQUID], start_ns=time.time_ns(), intensity=4.0)
+    with capture_logs() as told:
+        async with Simulator({HYPERLIQUID: market_feed(market)}) as simulator:
+            of = log, tmp_path, HYPERLIQUID
+            async with keeping(*of, ["BTC"], simulator.port) as (_, first):
+                await until(lambda: bool(first) and first[0].subscribed)
+                async with keeping(*of, ["ETH", "kPEPE"], simulator.port) as (_, second):
+                    await until(lambda: bool(second) and second[0].subscribed)
+                    assert {n for _, n in second[0].carries} == {"ETH"}
+                    await until(lambda: not second[0].uncovered)
+            async with keeping(*of, ["ETH", "kPEPE"], simulator.port) as (_, third):
+                await until(lambda: bool(third) and third[0].subscribed)
+                assert {n for _, n in third[0].carries} == {"ETH", "kPEPE"}
+    assert [e["first"] for e in told if "no more subscriptions" in e["event"]] == ["kPEPE"]
 
 
 async def test_a_contract_size_takes_effect_from_the_event_on(
@@ -136,6 +166,74 @@ async def test_a_contract_size_takes_effect_from_the_event_on(
                 assert (abs(lots - lots.round()) < 1e-6).all()
                 assert (lots > 0.5).all()
     assert changed == PARTITIONS
+
+
+async def test_what_is_delisted_while_its_collector_is_gone_is_healed(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuity, "LAST_NS", 300_000_000)
+    stays, goes, _ = NAMES[OKX]
+    start = time.time_ns()
+    script = [Change(5.0, OKX, goes, trading=False)]
+    market = Market(3, OKX, [stays, goes], start, channels=CHANNELS[OKX], intensity=20.0)
+    of = log, tmp_path, OKX, ["all"]
+    async with Simulator({OKX: market_feed(market)}, changes=script) as simulator:
+        async with keeping(*of, simulator.port, heal=True) as (_, made):
+            await until(lambda: bool(made) and made[0].ticks > 300)
+            symbol = next(i.symbol for i in made[0]._universe.instruments if i.native == goes)
+        before = (await read_trades(log, PARTITIONS)).symbols[OKX, symbol].ids
+        await until(lambda: simulator.market_ns > start + 5_100_000_000, "delisted")
+        for _ in range(2):  # the second time it is known
+            async with keeping(*of, simulator.port, heal=True) as (_, again):
+                await until(lambda made=again: bool(made) and made[0].ticks > 20)  # type: ignore[misc]
+                waited = time.time_ns() + 600_000_000
+                await until(lambda at=waited: time.time_ns() > at)  # type: ignore[misc]
+                await until(lambda made=again: not made[0].healing)  # type: ignore[misc]
+        ledger = simulator.ledgers[OKX].trades(f"{CHANNELS[OKX][0]}:{goes}")
+    found = (await read_trades(log, PARTITIONS)).symbols[OKX, symbol]
+    assert ledger.id.max() > before.max()
+    assert found.ids.tolist() == [i for i in ledger.id.tolist() if i >= before[0]]
+    assert [g.state for g in found.gaps if g.reason == DELISTED] == ["open", "healed"]
+
+
+@pytest.mark.parametrize("exchange", list(NAMES))
+async def test_what_is_delisted_while_its_connection_is_down_is_healed_or_in_a_recorded_gap(
+    exchange: str, log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuity, "LAST_NS", 300_000_000)
+    stays, goes, _ = NAMES[exchange]
+    channels = CHANNELS[exchange]
+    start = time.time_ns()
+    market = Market(3, exchange, [stays, goes], start, channels=channels, intensity=20.0)
+    faults = ConnectionFaults([Fault(2.0, sim.STORM, seconds=2.0)])
+    script = [Change(3.0, exchange, goes, trading=False)]
+    async with (
+        Simulator(
+            {exchange: market_feed(market)}, changes=script, connection_faults=faults
+        ) as simulator,
+        keeping(log, tmp_path, exchange, ["all"], simulator.port, refresh_s=0.2, heal=True) as (
+            _,
+            made,
+        ),
+    ):
+        await until(lambda: bool(made) and made[0].subscribed)
+        await until(lambda: len(made[0]._active) == 1, "delisted")
+        await until(lambda: made[0].subscribed, "connected again")
+        ticks, beyond = made[0].ticks, time.time_ns() + 500_000_000
+        await until(lambda: made[0].ticks > ticks + 20 and time.time_ns() > beyond)
+        await until(lambda: not made[0].healing)
+        key = f"{goes.lower()}@trade" if exchange == BINANCE else f"{channels[0]}:{goes}"
+        ledger = simulator.ledgers[exchange].trades(key)
+    symbol = next(i.symbol for i in made[0]._universe.instruments if i.native == goes)
+    mine = (await read_trades(log, PARTITIONS)).symbols[exchange, symbol]
+    first_ms = int(ledger.ms[ledger.id == mine.id[0]][0])
+    missing = assert_accounted_for(ledger, mine, first_ms)
+    (opened, closed) = [g for g in mine.gaps if g.reason == DELISTED]
+    assert opened.first_missing == closed.first_missing
+    assert closed.exchange_ts // 1_000_000 < ledger.ms.max() <= closed.exchange_to // 1_000_000
+    if exchange != HYPERLIQUID:  # its list of recent trades may be too short
+        assert (closed.state, missing, closed.missing) == ("healed", 0, 0)
+        assert closed.healed > 0
 
 
 def test_a_universe_keeps_its_codes() -> None:

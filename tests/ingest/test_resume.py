@@ -178,6 +178,27 @@ async def test_a_partition_whose_tail_is_another_venues_is_searched_no_further(
     assert [(g.symbol, g.kind) for g in checks.due()] == [(SYMBOLS[1], FILLS)]
 
 
+async def test_a_venue_whose_records_are_all_behind_the_bound_is_not_taken_for_new(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_RECORDS", 2)
+    monkeypatch.setattr(module, "TAIL_BYTES", 1)
+    floods = [trades(c, i, exchange="okx-perps") for i in range(40) for c in (0, 1)]
+    await log.append([trades(0, 1), trades(1, 70), *floods])
+    checks = await resume(log, BINANCE, SYMBOLS, PARTITIONS, aggregated=False)
+    checks.check(*batch([*single(0, 9), *single(1, 99)], at=NOW + 9))
+    assert {(g.symbol, g.kind, g.reason) for g in checks.due()} == {
+        (symbol, FILLS, RESTART) for symbol in SYMBOLS
+    }
+
+
+async def test_a_venue_that_is_nowhere_on_the_log_is_new(log: SqliteLog) -> None:
+    await log.append([trades(c, i, exchange="okx-perps") for i in range(40) for c in (0, 1)])
+    checks = await resume(log, BINANCE, SYMBOLS, PARTITIONS, aggregated=False)
+    checks.check(*batch([*single(0, 9), *single(1, 99)], at=NOW + 9))
+    assert checks.due() == []
+
+
 async def test_of_a_coin_that_traded_before_the_bound_a_full_backlog_is_a_gap(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

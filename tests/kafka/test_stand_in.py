@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("tests/ingest/test_log_contract.py", "tests/ingest/test_log_kafka.py", "tests/kafka")
+TESTS = (
+    "tests/ingest/test_log_contract.py",
+    "tests/ingest/test_log_contract_owners.py",
+    "tests/ingest/test_log_kafka.py",
+    "tests/kafka",
+)
 
 
 @pytest.mark.nightly

@@ -69,7 +69,7 @@ def served_times(store: Store, files: Sequence[ServedFile]) -> np.ndarray:
 
 def served(store: Store, of: Series) -> list[ServedFile]:
     """Where readers of the series are sent to."""
-    return served_files(store, of, FIRST, day_of(30))
+    return served_files(store, of)
 
 
 @contextmanager

@@ -35,6 +35,14 @@ async def test_the_order_401_400_403_404_429(api: Api) -> None:
     assert (await api.get("/data/ohlcv", key=standard, **QUERY)).status_code == 200
 
 
+async def test_keys_that_cant_be_read_are_answered_with_503(api: Api) -> None:
+    api.keys.path.write_text("{")
+    api.clock.now += 10
+    answer = await api.get("/data/ohlcv", **QUERY)
+    assert (answer.status_code, answer.json()["code"]) == (503, "keys_unavailable")
+    assert answer.headers["Retry-After"] == "2"
+
+
 async def test_every_wrong_parameter_is_named(api: Api) -> None:
     answer = await api.get("/data/ohlcv", **{**WRONG, "symbol": "", "end_date": "2026-02-30"})
     body = answer.json()

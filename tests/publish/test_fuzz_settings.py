@@ -45,6 +45,18 @@ def test_what_is_nested_too_deeply_is_refused(text: bytes, tmp_path: Path) -> No
         load_settings(path, [], {})
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(b"[x" + b"x" * 70_000 + b"]\na = 1", "no such setting"), (b"a = " + b"9" * 5_000, "digits")],
+)
+def test_what_has_no_end_is_refused_in_a_few_words(text: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "perpflow.toml"
+    path.write_bytes(text)
+    with pytest.raises(SettingsError, match=says) as refused:
+        load_settings(path, [], {})
+    readable(refused.value)
+
+
 NAMES = st.sampled_from(
     ["log.path", "publish.flush", "venues.okx-perps.symbols", "ingest", "log", "", ".", "x.y.z"]
 ) | st.text(max_size=12)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def test_a_lease_is_of_one_month_of_one_dataset() -> None:
 
 def test_it_excludes_until_it_is_released(store: Store) -> None:
     with leased(store, JULY, "fold"):
-        with pytest.raises(LeaseHeld, match="is held by replay|is held by fold"):
+        with pytest.raises(LeaseHeld, match="is held by fold"):
             Lease(store, JULY, "replay").take()
         august = Place(JULY.dataset, JULY.exchange, JULY.symbol, 2026, 8)
         with leased(store, august, "replay"):
@@ -69,43 +70,49 @@ def test_it_is_renewed(store: Store) -> None:
 def test_of_many_at_once_one_gets_it(another: Callable[[], Store]) -> None:
     clock = Clock()
     stores = [another() for _ in range(8)]
-    for _ in range(3):  # a fresh one, and ones that ran out
-        won: list[int] = []
-        together = threading.Barrier(len(stores))
+    won: list[int] = []
+    together = threading.Barrier(len(stores))
 
-        def compete(i: int, store: Store) -> None:
-            together.wait()
-            try:
-                Lease(store, JULY, f"n{i}", clock).take()
-                won.append(i)
-            except LeaseHeld:
-                pass
+    def compete(i: int, store: Store) -> None:
+        together.wait()
+        try:
+            Lease(store, JULY, f"n{i}", clock).take()
+            won.append(i)
+        except LeaseHeld:
+            pass
 
+    for attempt in range(3):  # a fresh one, and ones that ran out
         threads = [threading.Thread(target=compete, args=of) for of in enumerate(stores)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(won) == 1
+        assert len(won) == attempt + 1
         clock.now += HOLD_S + 1
 
 
-def test_what_a_killed_holder_had_can_be_had_again(tmp_path: Path) -> None:
-    script = (
-        "import os, signal, sys\n"
-        "from publish.lease import Lease\n"
-        "from publish.store import Store\n"
-        "from tests.publish.test_lease import JULY\n"
-        "Lease(Store(sys.argv[1]), JULY, 'replay').take()\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    url = f"file://{tmp_path}"
-    subprocess.run([sys.executable, "-c", script, url], check=False, timeout=60)
-    store, clock = Store(url), Clock()
-    import time
+KILLED = """
+import os, signal, sys
+from publish.lease import Lease
+from publish.store import Store
+from tests.publish.test_lease import JULY
+Lease(Store(sys.argv[1]), JULY, "replay").take()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
+
+def test_what_a_killed_holder_had_can_be_had_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}"
+    subprocess.run([sys.executable, "-c", KILLED, url], check=False, timeout=60)
+    store, clock = Store(url), Clock()
     clock.now = time.time()
-    with pytest.raises(LeaseHeld, match="is held by replay"):
+    with monkeypatch.context() as elsewhere:  # where its process can't be seen
+        elsewhere.setattr("publish.lease._place", lambda: "another machine")
+        with pytest.raises(LeaseHeld, match="is held by replay"):
+            Lease(store, JULY, "fold", clock).take()
+        clock.now += HOLD_S + 1
         Lease(store, JULY, "fold", clock).take()
-    clock.now += HOLD_S + 1
-    Lease(store, JULY, "fold", clock).take()
+    subprocess.run([sys.executable, "-c", KILLED, f"{url}/other"], check=False, timeout=60)
+    Lease(Store(f"{url}/other"), JULY, "fold").take()

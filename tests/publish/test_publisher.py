@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from structlog.testing import capture_logs
 
 from ingest.log import Fenced, Log, NewRecord
 from ingest.log.sqlite import SqliteLog
@@ -19,7 +20,6 @@ from publish.layout import fixed_prefix, month_key, part_key
 from publish.partitions import month_days, read_series, served_files, write_month
 from publish.publisher import Publisher
 from publish.store import Store, StoreError
-from tests.publish.archiving import NEXT
 from tests.publish.bars import BTC, ETH, bars, closed, series
 from tests.publish.publishing import DAY, MIDNIGHT, FailingStore, publish, starts
 from tests.publish.waiting import DEADLINE_S, until
@@ -279,11 +279,11 @@ async def test_1s_bars_are_kept_by_the_hour_until_their_day_is_over(log: Log, fi
     await publish(log, files)
     hours = [part_key(of, DAY, 22), part_key(of, DAY, 23), part_key(of, date(2026, 11, 21), 0)]
     assert files.list("metrics_open") == hours
-    assert [file.key for file in served_files(files, of, DAY, NEXT)] == hours
+    assert [file.key for file in served_files(files, of)] == hours
     await log.append([bars([MIDNIGHT - 2], interval="1s"), closed("2026-11-20")])
     await publish(log, files)
     [fixed] = files.list(fixed_prefix(of, 2026, 11))
-    assert [file.key for file in served_files(files, of, DAY, NEXT)] == [fixed, hours[2]]
+    assert [file.key for file in served_files(files, of)] == [fixed, hours[2]]
     assert files.get(fixed) == files.get(month_key(of, 2026, 11))
     await publish(log, files, grace_s=0)
     assert files.list("metrics_open") == hours[2:]
@@ -353,3 +353,25 @@ async def test_new_bars_do_not_wait_for_folds_and_a_kill_forgets_none(
         assert month_days(files, series(symbol), "2026-11") == ["2026-11-20"]
         assert starts(files, series(symbol)) == [MIDNIGHT - 60, MIDNIGHT]
     assert (await log.committed("publisher"))[BARS_TOPIC, 0] == 3
+
+
+async def test_a_stop_leaves_to_the_next_start_what_takes_too_long(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow store and many files: the stop is in time, and no bar is lost or twice."""
+    monkeypatch.setattr("publish.retries.STOP_S", 0.3)
+    url = f"file://{tmp_path / 'out'}"
+    symbols = [BTC.replace("BTC", f"S{i:02}") for i in range(40)]
+    await log.append([bars([MIDNIGHT, MIDNIGHT + 60], symbols)])
+
+    def slow(number: int, done: bool) -> None:
+        time.sleep(0 if done else 0.05)  # what a store takes
+
+    with capture_logs() as said:
+        await publish(log, FailingStore(url, slow), workers=2)
+    assert [line["event"] for line in said] == ["stopped before all bars were in files"]
+    files = Store(url)
+    assert 0 < len(files.list("metrics_open")) < len(symbols)
+    await publish(log, files)
+    for symbol in symbols:
+        assert starts(files, series(symbol)) == [MIDNIGHT, MIDNIGHT + 60]

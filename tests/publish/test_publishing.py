@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from ingest import records
 from ingest.log import Fenced, Log, LogError
@@ -48,6 +49,9 @@ async def test_bars_and_ticks_are_in_files_after_a_stop(log: Log, tmp_path: Path
     assert starts(store, series()) == [MIDNIGHT]
     assert len(store.list("raw_open/trades")) == 1
     assert (await log.committed(GROUP))[records.TRADES_TOPIC, 0] == 1
+    for topic in (*records.TICK_TOPICS, records.BARS_TOPIC):
+        for unit in ("records", "seconds"):
+            assert REGISTRY.get_sample_value(f"perpflow_publish_lag_{unit}", {"topic": topic}) == 0
 
 
 async def test_without_the_archive_ticks_are_neither_kept_nor_held_on_the_log(

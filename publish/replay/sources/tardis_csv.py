@@ -86,7 +86,8 @@ def recognise(url: str, lines: Sequence[bytes]) -> Layout | None:
     columns = header_columns(head, url, needed)
     if columns[:4] != _STAMPS:
         raise SourceError(f"{url}:1: the columns don't begin with {', '.join(_STAMPS)}")
-    exchange = _exchange(url, lines[1]) if len(lines) > 1 else None
+    in_name = next((exchange for name, exchange in EXCHANGES.items() if name in url), None)
+    exchange = _exchange(url, lines[1]) if len(lines) > 1 else in_name
     return Layout(FORMAT, kind, exchange, columns, span=_span(url))
 
 

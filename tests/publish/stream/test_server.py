@@ -178,6 +178,16 @@ async def _ping_without_end(client: ClientConnection) -> None:
         await client.send('{"op":"ping"}')
 
 
+async def test_keys_that_cant_be_read_are_answered_with_503(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        served.keys.path.write_text("{")
+        with pytest.raises(InvalidStatus) as refused:
+            async with served.client():
+                pass
+        assert refused.value.response.status_code == 503
+        assert json.loads(refused.value.response.body)["code"] == "keys_unavailable"
+
+
 async def test_too_many_control_frames_end_it_with_1008(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, served.client() as client:
         with pytest.raises(ConnectionClosed) as closed:

@@ -294,7 +294,7 @@ def audit(
             )
         from publish.audit.daemon import watch as watch_days
 
-        _await(watch_days(settings, processes or 1, json))
+        _await(settings, watch_days(settings, processes or 1, json))
         return
     try:
         year, number, of_month = command.wanted_days(month, day, datetime.now(UTC).date())

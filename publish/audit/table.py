@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from publish.audit.causes import CAUSES, Cause
+from publish.audit.causes import Cause
 from publish.audit.report import (
     DEFECT,
     DIFFERS,
@@ -40,7 +40,7 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def _ticks(report: AuditReport) -> Table:
-    right = ("complete", "missing", "copies", "late", "p50 ms", "p99 ms", "offset")
+    right = ("complete", "missing", "copies", "late", "p50 ms", "p99 ms", "offset ms")
     table = _table(f"Ticks of {report.wanted}", ("venue", "symbol", ""), right)
     table.add_column("gaps over time", no_wrap=True)
     for venue, symbol, unit in _named(report.units):
@@ -75,7 +75,7 @@ def _bars(report: AuditReport) -> Table:
     return table
 
 
-_SHOWN = (*(cause for cause in CAUSES if cause is not Cause.OTHER), Cause.OTHER)
+_SHOWN = (Cause.LATE, Cause.HEALED, Cause.LAGGING, Cause.TOXICITY, Cause.OTHER)
 
 
 def _lines(report: AuditReport) -> list[Text]:

@@ -111,7 +111,7 @@ def test_the_tables_tell_the_same() -> None:
     assert ticks[0][6:10] == ["16.67%", "10.0", "9,059.7", "10.0"]
     assert ticks[1][:4] == [HYPERLIQUID, "BTC-USDT:USDT", "trades", "unknown"]
     bars = [line.split() for line in lines if "1,234" in line and "BTC" in line]
-    assert bars[0] == [OKX, "BTC-USDT:USDT", "1,234", "·", "1", "·", "·", "·", "1"]
+    assert bars[0] == [OKX, "BTC-USDT:USDT", "1,234", "1", "·", "·", "·", "·", "1"]
     assert lines[-2] == "not audited: 2025-11-01 is not over"
     assert lines[-1] == "2,468 bars of 2 instruments, 1 differ: repaired (1.5 s)"
 

@@ -79,7 +79,7 @@ def test_check_config_prints_the_effective_settings_without_secrets(tmp_path: Pa
     [
         (["run", "--sumbols", "x"], "No such option: --sumbols"),
         (["nonsense"], "No such command 'nonsense'"),
-        (["replay", "--venue", "okx-perps", "--out", "file://x"], "RECORDING"),
+        (["replay", "--venue", "okx-perps", "--out", "file://x"], "SOURCE"),
         (["replay", "x.gz", "--venue", "okx", "--out", "file://x"], "'okx' is not one of"),
         (
             ["replay", "x.gz", "--venue", "okx-perps", "--out", "file://x", "--lateness", "5"],

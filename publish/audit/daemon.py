@@ -79,7 +79,7 @@ def _tell(report: AuditReport) -> None:
         "audited",
         of=report.wanted,
         instruments=len(report.units),
-        bars=report.bars,
+        bars=sum(unit.bars for unit in report.units),
         differ={cause.value: causes[cause] for cause in CAUSES if causes[cause]},
         repaired=sum(len(unit.repaired) for unit in report.units),
         waiting={why: sorted(map(str, days)) for why, days in report.waiting.items()},
@@ -132,8 +132,8 @@ async def _on_thread(work: Callable[[], bool], stopping: asyncio.Event) -> bool:
     threading.Thread(target=run, name="audit", daemon=True).start()
     working = asyncio.wrap_future(result)
     stop = asyncio.create_task(stopping.wait())
-    both: set[asyncio.Future[Any]] = {working, stop}
-    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {working, stop}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if working.done():
         stop.cancel()
         return working.result()

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-import perpflow
 from publish.stopping import STOP_S
+from publish.version import VERSION
 from tests.deploy.compose import COMMAND, PROFILES, config, names, perpflow_services, run_config
 from tests.deploy.dockerfile import ROOT, stages
 from tests.end_to_end.processes import simulator, wait_until
@@ -46,12 +46,12 @@ def test_every_part_is_there(profile: str) -> None:
     services = config(profile)["services"]
     found = names(services)
     parts = {"kafka", "s3", "prometheus", "alertmanager", "grafana"}
-    ours = {"ingest-1", "ingest-2", "aggregate", "publish", "serve"}
+    ours = {"ingest-1", "ingest-2", "aggregate", "publish", "serve", "audit"}
     assert parts | ours <= set(found)
     assert ("simulator" in found) == (profile == "demo")
     for name in ours:
         service = services[found[name]]
-        assert service["command"] == [name.split("-")[0]]
+        assert service["command"][0] == name.split("-")[0]
         for other, how in service["depends_on"].items():
             assert how["condition"] == "service_healthy"
             assert other == "simulator" or services[other]["healthcheck"]["test"]
@@ -97,7 +97,7 @@ def seaweedfs_version() -> str:
 
 def test_our_image_has_the_versions_tag() -> None:
     for service in perpflow_services("live").values():
-        assert service["image"] == f"perpflow:{perpflow.__version__}"
+        assert service["image"] == f"perpflow:{VERSION}"
 
 
 def test_secrets_are_the_environments_and_go_only_where_they_are_needed() -> None:
@@ -106,7 +106,7 @@ def test_secrets_are_the_environments_and_go_only_where_they_are_needed() -> Non
         services = config(profile, **marks)["services"]
         having = {name for name, one in services.items() if "mark-of-s3" in json.dumps(one)}
         prefix = "demo-" if profile == "demo" else ""
-        assert having == {"s3", f"{prefix}publish", f"{prefix}serve"}
+        assert having == {"s3", *(prefix + name for name in ("publish", "serve", "audit"))}
         grafana = services["grafana"]["environment"]
         assert grafana["GF_SECURITY_ADMIN_PASSWORD"] == marks["GRAFANA_PASSWORD"]
     example = (ROOT / "deploy" / "example.env").read_text()

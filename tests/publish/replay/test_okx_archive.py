@@ -1,4 +1,4 @@
-"""OKX's own archives: the real files of ../shared/data against the venue's candles, and made ones."""
+"""OKX's own archives: real files of ../shared/data against the venue's candles, and made ones."""
 
 import json
 from pathlib import Path

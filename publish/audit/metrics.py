@@ -46,8 +46,8 @@ LATE = Gauge(
     ["exchange", "kind"],
 )
 DUPLICATES = Gauge(
-    "perpflow_audit_duplicate_ticks",
-    "Copies among the ticks of the audited days",
+    "perpflow_audit_duplicate_ratio",
+    "Copies among the ticks of the audited month",
     ["exchange", "kind"],
 )
 LATENCY = Gauge(
@@ -88,7 +88,10 @@ def _of_exchange(exchange: str, units: list[UnitReport]) -> None:
         TICKS.labels(exchange, kind).set(sum(unit.ticks.rows[kind] for unit in units))
         late = [n for unit in units for (of, _), n in unit.ticks.late.items() if of == kind]
         LATE.labels(exchange, kind).set(sum(late))
-        DUPLICATES.labels(exchange, kind).set(sum(unit.duplicates[kind] for unit in units))
+        read = sum(unit.read[kind] for unit in units)
+        if read:
+            copies = sum(unit.duplicates[kind] for unit in units)
+            DUPLICATES.labels(exchange, kind).set(copies / read)
         _latency(exchange, kind, (unit.ticks.latencies.get(kind) for unit in units))
 
 

@@ -91,7 +91,7 @@ def _ticks(unit: UnitReport, kind: str) -> dict[str, Any]:
     late = {why: n for (of, why), n in account.late.items() if of == kind and n}
     return {
         "rows": account.rows[kind],
-        "duplicates": unit.duplicates[kind],
+        "of_the_month": {"rows": unit.read[kind], "duplicates": unit.duplicates[kind]},
         "late": late,
         "late_share": late_share(unit, kind),
         f"ahead_by_more_than_{FUTURE_NS // 10**9}s": account.future[kind],

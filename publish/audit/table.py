@@ -54,7 +54,7 @@ def _ticks(report: AuditReport) -> Table:
                 *((venue, symbol) if first else ("", "")),
                 kind,
                 *((share, missing) if first else ("", "")),
-                _share(unit.duplicates[kind], unit.ticks.rows[kind]),
+                _share(unit.duplicates[kind], unit.read[kind]),
                 _percent(late_share(unit, kind)),
                 *(_number(milliseconds(latencies, q)) for q in (0.5, 0.99, OFFSET_QUANTILE)),
                 timeline(unit) if first else "",

@@ -48,6 +48,7 @@ def unit(
         ticks,
         complete,
         [gap],
+        read=Counter(trades=10, quotes=1),
         duplicates=Counter(trades=2),
         bars=1234,
         differences=[(FLOW, DAY, Explained(start, codes))] if causes else [],
@@ -83,7 +84,8 @@ def test_the_json_has_every_number() -> None:
     (mine,) = found["instruments"]
     assert (mine["exchange"], mine["symbol"], mine["days"]) == (OKX, SYMBOL, ["2025-11-01"])
     ticks = mine["ticks"]["trades"]
-    assert (ticks["rows"], ticks["duplicates"], ticks["late"]) == (6, 2, {"late": 1})
+    assert (ticks["rows"], ticks["late"]) == (6, {"late": 1})
+    assert ticks["of_the_month"] == {"rows": 10, "duplicates": 2}
     assert ticks["late_share"] == pytest.approx(1 / 6)
     assert ticks["latency_ms"]["p50"] == pytest.approx(10, rel=0.01)
     assert ticks["latency_ms"]["p99"] == pytest.approx(9000, rel=0.01)
@@ -107,7 +109,7 @@ def test_the_tables_tell_the_same() -> None:
     units = [unit(Cause.LATE, repaired=True), unit(exchange=HYPERLIQUID, unknown=True)]
     lines = shown(AuditReport("2025-11", units, {"is not over": {DAY}}, seconds=1.5))
     ticks = [line.split() for line in lines if " trades " in line]
-    assert ticks[0][:6] == [OKX, "BTC-USDT:USDT", "trades", "85.7143%", "1", "33.33%"]
+    assert ticks[0][:6] == [OKX, "BTC-USDT:USDT", "trades", "85.7143%", "1", "20.00%"]
     assert ticks[0][6:10] == ["16.67%", "10.0", "9,059.7", "10.0"]
     assert ticks[1][:4] == [HYPERLIQUID, "BTC-USDT:USDT", "trades", "unknown"]
     bars = [line.split() for line in lines if "1,234" in line and "BTC" in line]

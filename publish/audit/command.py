@@ -30,6 +30,7 @@ def audit(
         area.open().check()
     planned = plan(area, rules, wanted, datetime.now(UTC).date())
     report = AuditReport(str(wanted), waiting=planned.waiting)
+    progress("auditing", 0, len(planned.units))
     for done, unit in enumerate(_audited(planned, processes), 1):
         report.units.append(unit)
         progress("auditing", done, len(planned.units))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from publish.audit import daemon
 from publish.audit.daemon import watch
 from publish.audit.plan import AuditError, Wanted
 from publish.audit.report import AuditReport
+from publish.progress import Progress
 from publish.settings import AuditSettings, Settings
+from tests.ingest.simulating import eventually
 
 MIDNIGHT = datetime(2026, 11, 21, tzinfo=UTC)
 SETTINGS = Settings(audit=AuditSettings(settle="20m", repair=True))
@@ -27,7 +30,9 @@ class Audits:
         self.stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def __call__(self, settings: Settings, wanted: Wanted, processes: int) -> AuditReport:
+    def __call__(
+        self, settings: Settings, wanted: Wanted, processes: int, progress: Progress
+    ) -> AuditReport:
         self.asked.append(wanted)
         answer = self.answers.pop(0)
         if not self.answers:
@@ -85,7 +90,7 @@ async def test_its_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_sleeps_until_the_next_day_is_settled() -> None:
     now = MIDNIGHT + timedelta(hours=1)
-    state = daemon._Watch(SETTINGS, 1, None, lambda: now)
+    state = daemon._Watch(SETTINGS, 1, None, lambda: now, asyncio.Event())
     assert state.due() == YESTERDAY
     assert state.wait_s() == timedelta(hours=23, minutes=20).total_seconds()
     assert not state.caught_up
@@ -93,3 +98,26 @@ def test_it_sleeps_until_the_next_day_is_settled() -> None:
     assert state.caught_up
     state.now = lambda: now + timedelta(hours=24)
     assert not state.caught_up
+
+
+async def test_a_stop_before_the_work_begins_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    ended: list[BaseException] = []
+
+    def planning(
+        settings: Settings, wanted: Wanted, processes: int, progress: Progress
+    ) -> AuditReport:
+        loop.call_soon_threadsafe(stopping.set)
+        try:
+            while True:
+                progress("auditing", 0, 1)
+                time.sleep(0.01)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    monkeypatch.setattr(daemon, "audit", planning)
+    now = MIDNIGHT + timedelta(hours=1)
+    await asyncio.wait_for(watch(SETTINGS, 1, None, stopping, lambda: now), 20)
+    await eventually(lambda: bool(ended))
+    assert isinstance(ended[0], daemon._Stopping)

@@ -132,9 +132,13 @@ class Deployment:
         data: dict[str, Any] = document["data"]
         return data
 
-    def told(self) -> set[tuple[str, str]]:
-        """(alert, its exchange, kind and job) of what people are told: not what is inhibited."""
-        labels = [found["metric"] for found in self.query('ALERTS{alertstate="firing"}')]
+    def told(self, pending: bool = False) -> set[tuple[str, str]]:
+        """(alert, its exchange, kind and job) of what people are told: not what is inhibited.
+
+        `pending`: of what they will be told too, unless it ends.
+        """
+        state = "firing|pending" if pending else "firing"
+        labels = [found["metric"] for found in self.query(f'ALERTS{{alertstate=~"{state}"}}')]
         return {
             (one["alertname"], _about(one))
             for one in labels

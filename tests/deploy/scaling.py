@@ -31,6 +31,10 @@ THRESHOLDS = {
         ("rate1h > 14.4 * 0.001", "rate1h > 0.9"),
         ("rate6h > 6 * 0.001", "rate6h > 0.9"),
     ),
+    "CompletenessBurnSlow": (
+        ("rate1d > 3 * 0.001", "rate1d > 0.9"),
+        ("rate3d > 1 * 0.001", "rate3d > 0.9"),
+    ),
 }
 """What is waited for is shorter; what would be a false alarm there is longer than it would be."""
 

@@ -385,6 +385,12 @@ AUDITS = [
     Case("late ticks are a known cause", MINUTE, differing("late")),
     Case("no audit", 34 * HOUR, {AUDITED: stopped(60)}, [("AuditStalled", AUDIT)], 5 * MINUTE),
     Case("for a day", 30 * HOUR, {AUDITED: stopped(60)}, step=5 * MINUTE),
+    Case(
+        "no day is over yet",
+        20 * HOUR,
+        {AUDITED: flat(0), named("process_start_time_seconds", **AUDIT): flat(0)},
+        step=5 * MINUTE,
+    ),
     Case("there is none", 3 * HOUR, {AUDITED: None}, [("AuditStalled", {"job": "audit"})], 300),
 ]
 

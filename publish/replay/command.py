@@ -20,7 +20,7 @@ from publish.replay.plan import RECORDED, archived_units, imported_units
 from publish.replay.summary import ReplaySummary
 from publish.replay.ticks_in import Area
 from publish.replay.work import Examined, Job, examine_all, perform_all
-from publish.replay.writing import ReplayError
+from publish.replay.writing import ReplayError, sweep
 from publish.settings import PublishSettings
 from publish.store import open_store
 
@@ -74,6 +74,7 @@ def replay(options: ReplayOptions, progress: Progress = quiet) -> ReplaySummary:
     started = perf_counter()
     store = open_store(options.place)
     store.check()
+    sweep()
     summary = ReplaySummary(options.out, options.dry)
     with jobs_of(options, summary, progress) as (jobs, imported):
         examined = _examined(jobs, options, summary, progress)

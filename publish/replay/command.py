@@ -12,6 +12,7 @@ from time import perf_counter
 
 from aggregate.shard import Rules
 from ingest.instruments import OKX
+from publish import lease
 from publish.progress import Progress, quiet
 from publish.raw_chunks import ROOT as OPEN_DAYS
 from publish.raw_days import ROOT as DAYS
@@ -73,7 +74,9 @@ def replay(options: ReplayOptions, progress: Progress = quiet) -> ReplaySummary:
     """
     started = perf_counter()
     store = open_store(options.place)
-    store.check()
+    if not options.dry:
+        store.check()
+        lease.check(store)
     sweep()
     summary = ReplaySummary(options.out, options.dry)
     with jobs_of(options, summary, progress) as (jobs, imported):

@@ -39,8 +39,8 @@ TAIL_NS = 5 * NS
 OUTAGE_NS = 3600 * NS
 """A shorter time that no source covers is an outage: its windows are published, as live does."""
 BEFORE_NS = MEMORY_NS + FUTURE_NS
-"""What came so long before the month is read too: a venue's clock may be ahead, and copies are known
-by what was seen."""
+"""What came so long before the month is read too: a venue's clock may be ahead of arrival, and
+copies are known by what was seen."""
 KEPT_ROWS = 4096
 """Of what came before even that, for the last ids and update numbers of a quiet instrument."""
 

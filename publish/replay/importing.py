@@ -66,7 +66,7 @@ class _Settings:
     lists: tuple[Dated, ...]
     latency_ns: int | None
 
-    def digest(self, *of: str) -> str:
+    def digest(self, *of: object) -> str:
         lists = [[since, [asdict(i) for i in listed]] for since, listed in self.lists]
         settings = [VERSION, self.exchange, lists, self.latency_ns, *of]
         return hashlib.sha256(orjson.dumps(settings)).hexdigest()[:_DIGEST_CHARS]
@@ -162,7 +162,7 @@ def _table(
 ) -> Imported:
     with tempfile.TemporaryDirectory(prefix="perpflow-") as directory:
         source = fetch(file.url, Path(directory))
-        digest = settings.digest(file.layout.format, file.layout.kind, source.sha256)
+        digest = settings.digest(*file.layout.facts, source.sha256)
         done = find(scratch, digest)
         if done is not None:
             return replace(done, sources=[done.sources[0] | {"url": file.url}])

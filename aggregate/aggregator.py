@@ -69,7 +69,8 @@ class Aggregator:
         self._stopping = asyncio.Event()
         self._drain_s = 0.0
         self.caught_up = False
-        """Whether all of the share is at work, and not far behind the log's end."""
+        """Whether all of the share is at work, and not far behind the log's end; none, in reserve,
+        is all of it too."""
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
         """Ask `run` to commit and return; safe to call from the loop's signal handlers.
@@ -245,10 +246,10 @@ class Aggregator:
         while True:
             workers = list(self._workers.values())
             try:
+                complete = self._members.settled and self._members.share() == self._workers.keys()
                 lags = await asyncio.gather(*(worker.lag() for worker in workers))
             except LogError:
                 self.caught_up = False
             else:
-                at_work = bool(workers) and not self._taking
-                self.caught_up = at_work and max(lags, default=0.0) < READY_LAG_S
+                self.caught_up = complete and max(lags, default=0.0) < READY_LAG_S
             await asyncio.sleep(LAG_EVERY_S if self.caught_up else FIRST_LAG_EVERY_S)

@@ -12,9 +12,9 @@ from publish import metrics
 from publish.store import Store, StoreError
 
 RETRY_S = (0.5, 30.0)
-STOP_S = 5.0
+STOP_S = 4.0
 """How long, in seconds, a stop waits for a store that fails, or is slow for what there is to do."""
-READ_ON_S = 2.0
+READ_ON_S = 1.0
 """How long, in seconds, a stop reads on to the log's end before."""
 
 _log = structlog.get_logger(__name__)

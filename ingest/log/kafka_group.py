@@ -107,6 +107,10 @@ class KafkaMembership(Membership):
         self._fenced[partition] = time.monotonic()
 
     @property
+    def settled(self) -> bool:
+        return self._confirmed > -math.inf
+
+    @property
     def over(self) -> bool:
         return False
 

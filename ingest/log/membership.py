@@ -28,6 +28,11 @@ class Membership(ABC):
         """Another owner has taken it: no longer of the share until the group says anew it is."""
 
     @property
+    def settled(self) -> bool:
+        """Whether the group has said what the share is; it may be none, in reserve."""
+        return not self.over
+
+    @property
     @abstractmethod
     def over(self) -> bool:
         """Whether the share is empty and will stay so."""

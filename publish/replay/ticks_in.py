@@ -6,6 +6,7 @@ sources were imported to (`imported.py`).
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -20,6 +21,7 @@ from publish.raw_days import Instrument, day_key, existing_day, parse_day_key, s
 from publish.raw_pieces import Piece, pieces_of_chunk, read_piece
 from publish.replay.imported import ROOT as IMPORTS
 from publish.replay.imported import Imported, find
+from publish.retries import threads_for
 from publish.settings import PublishSettings
 from publish.store import Store, StoreError, open_store
 
@@ -94,14 +96,17 @@ class RawTicks:
         earlier = [day for day in days if day < first]
         # Coverage holds from whenever it began; of ticks the last are what copies are known by.
         wanted.update(earlier if of.kind == SESSIONS else sorted(earlier)[-1:])
-        folded: dict[date, dict[str, int]] = {}
-        for day in sorted(wanted):
-            pieces, folded[day] = existing_day(self.store, day_key(of, day))
+        in_order = sorted(wanted)
+        with ThreadPoolExecutor(threads_for(self.store)) as threads:
+            found = threads.map(lambda day: existing_day(self.store, day_key(of, day)), in_order)
+            files = dict(zip(in_order, found, strict=True))
+        for pieces, _ in files.values():
             yield from pieces
         chunks: dict[int, list[raw_chunks.Chunk]] = {}
         for key in self.store.list(f"{raw_chunks.ROOT}/{of.kind}"):
             _, partition, day, begin, _ = raw_chunks.parse_key(key)
-            fresh = begin >= folded.get(day, {}).get(str(partition), 0)
+            _, folded = files.get(day, ([], {}))
+            fresh = begin >= folded.get(str(partition), 0)
             if fresh and (of.kind == SESSIONS or first <= day <= last):
                 chunks.setdefault(partition, []).append(read_chunk(self.store, key))
         for some in chunks.values():

@@ -1,5 +1,6 @@
 """The units of a replay, done one by one or over processes; what is finished is not done again."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
 from threading import Thread
 from time import perf_counter
@@ -202,6 +203,11 @@ def _over_processes(
             try:
                 for future in as_completed(futures):
                     future.result()
+            except BaseException:
+                # What is under way would take minutes; the next start does it again.
+                for worker in active_children():
+                    worker.terminate()
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)
             return [future.result() for future in futures]
@@ -221,6 +227,7 @@ _told: "SimpleQueue[int] | None" = None
 def _start(told: "SimpleQueue[int]") -> None:
     global _told
     _told = told
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
 
 
 def _in_worker(work: Callable[[Any, Advance], Any], job: Any) -> Any:

@@ -6,14 +6,16 @@ Each file is replaced whole, and keeps the days that were not recomputed. The ma
 a replay that was cut off has none, and does the unit again with the same outcome.
 """
 
+import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Self
 
 import numpy as np
@@ -40,6 +42,7 @@ from publish.store import Store
 PATIENCE_S = 120.0
 """How long a lease that another holds is waited for: twice what one holds."""
 _THREADS = 4
+_TEMPORARY = "perpflow-replay-"
 
 
 class ReplayError(UserError):
@@ -121,7 +124,7 @@ class UnitWriter:
         self._force = force
         self._dry = dry
         self._spooled: dict[Series, _Spooled] = {}
-        self._directory = TemporaryDirectory(prefix="perpflow-replay-")
+        self._directory = TemporaryDirectory(prefix=f"{_TEMPORARY}{os.getpid()}-")
         self.bars = 0
 
     def __enter__(self) -> Self:
@@ -264,6 +267,17 @@ class UnitWriter:
             series=[short_name(of) for of in sorted(self._spooled)],
         )
         write_manifest(self._store, series, *self._when, manifest)
+
+
+def sweep() -> None:
+    """Remove what writers that were killed left on this machine: it may be large."""
+    for path in Path(gettempdir()).glob(f"{_TEMPORARY}*-*"):
+        pid = path.name.removeprefix(_TEMPORARY).partition("-")[0]
+        with suppress(ValueError, OSError):
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                shutil.rmtree(path)
 
 
 def held_already(store: Store, series: Series, days: Sequence[date]) -> str:

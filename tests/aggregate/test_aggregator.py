@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregate import aggregator as module
 from aggregate import metrics
 from aggregate.aggregator import Aggregator
 from aggregate.intervals import NS
@@ -266,4 +267,36 @@ async def test_a_log_that_fails_at_a_stop_ends_with_its_error(tmp_path: Path) ->
     aggregator.stop()
     with pytest.raises(LogError, match="disk full"):
         await asyncio.wait_for(running, 10)
+    await log.close()
+
+
+async def test_ready_is_who_has_all_of_its_share_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LAG_EVERY_S", 0.02)
+    monkeypatch.setattr(module, "FIRST_LAG_EVERY_S", 0.02)
+
+    class Refusing(SqliteLog):
+        refuses = True
+
+        async def acquire(self, group: str, partition: int) -> Ownership:
+            if self.refuses and partition == 1:
+                raise LogError("not now")
+            return await super().acquire(group, partition)
+
+    log = Refusing(tmp_path / "log.db")
+    await on_all(log, 2)
+    members = Shifting(set())
+    aggregator = Aggregator(log, members)
+    running = asyncio.create_task(aggregator.run())
+    await until(lambda: aggregator.caught_up)  # in reserve
+    members.now = frozenset({0, 1})
+    await until(lambda: not aggregator.caught_up)
+    await until(lambda: aggregator._failures)
+    await until(lambda: aggregator._workers)
+    assert not aggregator.caught_up, "one of two is at work"
+    log.refuses = False
+    await until(lambda: aggregator.caught_up)
+    aggregator.stop()
+    await running
     await log.close()

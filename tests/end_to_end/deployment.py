@@ -17,6 +17,8 @@ from tests.end_to_end.fault_accounts import Scrape, scrape
 from tests.publish.conftest import free_ports
 
 STOP_S = 10.0
+EXIT_S = 10.0
+"""Python's own end, on a machine that is busy with other tests."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -71,12 +73,13 @@ class Daemon:
         return scrape(self.port)
 
     def stop(self) -> float:
-        """SIGTERM; seconds until it is gone. It must go by itself, in time and without an error."""
+        """SIGTERM; seconds until it is gone. It must go by itself, without an error, which is in
+        time: after 9.5 s it would end itself with one (publish.stopping)."""
         asked = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(STOP_S + 5)
+        code = self.process.wait(STOP_S + EXIT_S)
         took = time.monotonic() - asked
-        assert (code, took < STOP_S) == (0, True), (took, self.log.read_text()[-3000:])
+        assert code == 0, (took, self.log.read_text()[-3000:])
         return took
 
 

@@ -60,10 +60,12 @@ def test_freshness_and_age_are_of_live_ticks_alone() -> None:
     flow = Flow(exchange)
     first = trades([100.0, 10.0], [100.5, 101.0], [LIVE, BACKLOG])
     flow.arrived([first, trades([101.0], [100.9], [LIVE])], [])
+    flow.tell()
     assert told("last_event_timestamp_seconds", exchange, kind="trades") == 101.0
     assert told("last_arrival_timestamp_seconds", exchange, kind="trades") == 100.9
     flow.arrived([trades([5.0], [102.0], [BACKLOG])], [])  # nothing live: nothing changes
     flow.arrived([trades([99.0], [102.0], [LIVE])], [])  # late: the newest stays
+    flow.tell()
     assert told("last_event_timestamp_seconds", exchange, kind="trades") == 101.0
     assert told("last_arrival_timestamp_seconds", exchange, kind="trades") == 102.0
     bucket = {

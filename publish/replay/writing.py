@@ -154,7 +154,8 @@ class UnitWriter:
             for found in threads.map(self._publish, by_dataset.values()):
                 changes.add(found)
             if not self._dry:
-                list(threads.map(lambda of: self._describe(of, gaps), self._spooled))
+                names = [short_name(series) for series in sorted(self._spooled)]
+                list(threads.map(lambda of: self._describe(of, names, gaps), self._spooled))
         return changes
 
     def _publish(self, of_dataset: Sequence[Series]) -> Changes:
@@ -235,7 +236,7 @@ class UnitWriter:
         with month_file(self._store, month_key(series, *self._when)) as file:
             return {day: day_digest(file.rows_of(day)) for day in days}
 
-    def _describe(self, series: Series, gaps: int) -> None:
+    def _describe(self, series: Series, names: Sequence[str], gaps: int) -> None:
         """Write the manifest of what is in the store now."""
         made, spooled = self._made, self._spooled[series]
         days, rows = dict(spooled.days), sum(spooled.counts.values())
@@ -264,7 +265,7 @@ class UnitWriter:
             digest=whole_digest(days),
             days={str(day): digest for day, digest in sorted(days.items())},
             kept=[str(day) for day in kept],
-            series=[short_name(of) for of in sorted(self._spooled)],
+            series=names,
         )
         write_manifest(self._store, series, *self._when, manifest)
 

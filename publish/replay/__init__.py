@@ -2,7 +2,7 @@
 
     sources/ ─▶ importing.py ─▶ scratch area ┐
                                              ├─▶ ticks_in.py ─▶ month.py ─▶ writing.py ─▶ store
-                            own raw archive ─┘       (plan.py, work.py: which, and where)   + manifest
+                            own raw archive ─┘   plan.py, work.py: which months, and where
 
-One engine reads one form, row groups of raw ticks; whatever else there is, is first brought into it.
+One engine reads one form, row groups of raw ticks; what else there is, is first brought into it.
 """

@@ -27,7 +27,7 @@ from publish.replay.overlaps import refuse_overlaps, same_content
 from publish.replay.processes import Advance, over_processes
 from publish.replay.sources import FRAMES, recognise
 from publish.replay.sources.base import Input, Layout, SourceError
-from publish.replay.sources.texts import first_lines
+from publish.replay.sources.texts import first_lines, is_zip
 from publish.store import Store
 
 VERSION = 1
@@ -117,7 +117,10 @@ def _all_recognised(urls: Sequence[str]) -> list[_File]:
 def _recognised(url: str) -> _File | SourceError:
     try:
         with opened(url) as raw:
-            return _File(url, recognise(url, first_lines(url, raw)), size_of(url))
+            layout = recognise(url, first_lines(url, raw))
+            if layout.format == FRAMES and is_zip(raw):
+                raise SourceError(f"{url}: frames are read plain or as gzip: unzip it first")
+            return _File(url, layout, size_of(url))
     except SourceError as error:
         return error
 

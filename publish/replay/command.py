@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import has_magic
 from pathlib import Path
 from time import perf_counter
 
@@ -144,6 +145,8 @@ def _archive(options: ReplayOptions) -> Area | None:
 
 def _own(options: ReplayOptions, source: str) -> PublishSettings | None:
     url = source
+    if has_magic(source):
+        return None
     if not source.startswith(("file://", "s3://")):
         if not Path(source).is_dir():
             return None

@@ -38,8 +38,11 @@ TAIL_NS = 5 * NS
 """Before the end of what was collected, windows of the exchange clock may still lack ticks."""
 OUTAGE_NS = 3600 * NS
 """A shorter time that no source covers is an outage: its windows are published, as live does."""
+BEFORE_NS = MEMORY_NS + FUTURE_NS
+"""What came so long before the month is read too: a venue's clock may be ahead of arrival, and
+copies are known by what was seen."""
 KEPT_ROWS = 4096
-"""Of what came before the month, for the ids and update numbers by which copies are known."""
+"""Of what came before even that, for the last ids and update numbers of a quiet instrument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,11 @@ def inputs(unit: MonthUnit) -> Inputs:
     feed = _Feed(unit, ticks)
     begin, end = unit.begin * NS, unit.end * NS
     used = {piece.key for _, piece in feed.pieces}
-    spans = [(max(start, begin), min(stop, end)) for start, stop in unit.spans]
-    coverage = [astuple(of) for of in ticks.coverage()]
+    # What is added to an archive later must not make a month that is over another.
+    near, far = begin - DAY_NS, end + DAY_NS
+    spans = [(max(at, near), min(to, far)) for at, to in unit.spans if at < far and to > near]
+    coverage = [astuple(of) for of in ticks.coverage() if of.local_from < far]
+    lagging = [asdict(of) for of in feed.lagging if of.local_from < far and of.local_to > near]
     within = [piece for _, piece in feed.pieces if piece.low < end and piece.high >= begin]
     days = {
         EPOCH + timedelta(days=day)
@@ -117,7 +123,7 @@ def inputs(unit: MonthUnit) -> Inputs:
     return Inputs(
         sum(piece.rows for piece in within),
         ticks.named(used),
-        [coverage, spans, [asdict(of) for of in feed.lagging]],
+        [coverage, spans, lagging],
         tuple(sorted(days)),
     )
 
@@ -227,7 +233,7 @@ class _Feed:
     def _wanted(self, kind: str) -> list[Piece]:
         """Those that may matter, and the last one before."""
         found = self._ticks.pieces(kind)
-        since = self._begin - MEMORY_NS - FUTURE_NS
+        since = self._begin - BEFORE_NS
         earlier = [piece for piece in found if piece.high < since]
         return [*earlier[-1:], *(piece for piece in found if piece.high >= since)]
 
@@ -251,7 +257,7 @@ class _Feed:
     def into(self, shard: ShardAggregator, account: Account) -> Iterator[Mapping[str, int]]:
         """Add all, one after the other; how far each clock has come: to before what stamp (ns)."""
         self._shard, self._account = shard, account
-        for kind, piece in self._late:
+        for kind, piece in (of for of in self.pieces if of in self._late):
             for collector, ticks in self._read(kind, piece):
                 late = ticks.exchange_ts < piece.low - self._lag
                 self._give(kind, collector, ticks.take(late))
@@ -278,7 +284,9 @@ class _Feed:
         before, after = ticks.local_ts < self._begin, ticks.local_ts >= self._end
         self._take(kind, collector, ticks.take(~(before | after)))
         dropped = Counter(self._shard.dropped)  # each tick is counted in the month that it came in
-        self._add(kind, collector, ticks.take(np.flatnonzero(before)[-KEPT_ROWS:]))
+        recent = np.flatnonzero(before & (ticks.local_ts >= self._begin - BEFORE_NS))
+        kept = np.union1d(recent, np.flatnonzero(before)[-KEPT_ROWS:])
+        self._add(kind, collector, ticks.take(kept))
         self._add(kind, collector, ticks.take(after & (ticks.exchange_ts < self._end)))
         self._shard.dropped = dropped
 

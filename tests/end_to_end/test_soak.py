@@ -44,7 +44,7 @@ MB = 1 << 20
 @pytest.mark.parametrize(
     ("seconds", "intensity", "close_s", "rise_mb"),
     [
-        (60, 20.0, 2.5, 60),
+        (40, 20.0, 5.25, 100),
         pytest.param(3600, 80.0, HOLD_S + 0.15, 30, marks=pytest.mark.nightly),
     ],
 )

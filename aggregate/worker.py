@@ -45,6 +45,8 @@ class PartitionWorker:
         """Whether the last step read so much that the next one need not wait."""
         self._sizes = {name: len(value) for name, value in owner.state.items()}
         self._last_ns = dict.fromkeys(records.TICK_TOPICS, 0)  # when the last one read came
+        for topic in records.TICK_TOPICS:
+            metrics.TRIMMED.labels(topic)  # 0, or Prometheus would not see it rise
 
     @classmethod
     async def take_over(

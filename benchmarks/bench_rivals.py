@@ -149,7 +149,7 @@ def _filters() -> list[pl.Expr]:
     return out
 
 
-def _masked() -> list[pl.Expr]:
+def masked_columns() -> list[pl.Expr]:
     """The columns that `_filters` picks, zero where they don't apply."""
     zero = pl.lit(0)
     out = []
@@ -163,7 +163,7 @@ def _masked() -> list[pl.Expr]:
     return out
 
 
-def _with_returns(frame: pl.DataFrame) -> pl.LazyFrame:
+def with_returns(frame: pl.DataFrame) -> pl.LazyFrame:
     """`time` (s) and the squared return from the trade before in the same second."""
     frames = frame.lazy().with_columns(time=pl.col("ts") // NS)
     before, then = (pl.col(name).shift(1).over("code") for name in ("price", "time"))
@@ -179,7 +179,7 @@ def _z(x: pl.Expr) -> pl.Expr:
     return pl.when((n > 1) & (variance > 0)).then((d - s1 / n) / variance.sqrt())
 
 
-def _finished(sums: pl.LazyFrame) -> pl.LazyFrame:
+def finished(sums: pl.LazyFrame) -> pl.LazyFrame:
     def ratio(a: pl.Expr, b: pl.Expr) -> pl.Expr:
         return pl.when(b != 0).then(a / b)
 
@@ -218,28 +218,28 @@ def _finished(sums: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _polars_forms(frame: Any) -> dict[str, Callable[[], pa.Table]]:
-    sums = [expression.meta.output_name() for expression in _masked()]
+    sums = [expression.meta.output_name() for expression in masked_columns()]
     totals = [pl.col(*sums, "rv2").sum()]
 
     def filters(engine: Any) -> pa.Table:
-        by = _with_returns(frame).group_by("code", "time")
-        return _finished(by.agg(*_filters(), pl.col("rv2").sum())).collect(engine=engine).to_arrow()
+        by = with_returns(frame).group_by("code", "time")
+        return finished(by.agg(*_filters(), pl.col("rv2").sum())).collect(engine=engine).to_arrow()
 
     def masked(engine: Any) -> pa.Table:
-        by = _with_returns(frame).with_columns(_masked()).group_by("code", "time")
-        return _finished(by.agg(totals)).collect(engine=engine).to_arrow()
+        by = with_returns(frame).with_columns(masked_columns()).group_by("code", "time")
+        return finished(by.agg(totals)).collect(engine=engine).to_arrow()
 
     def packed(engine: Any) -> pa.Table:
         key = pl.col("code").cast(pl.Int64) * _KEY_SHIFT + pl.col("time")
-        by = _with_returns(frame).with_columns(*_masked(), key=key).group_by("key")
+        by = with_returns(frame).with_columns(*masked_columns(), key=key).group_by("key")
         parts = {"code": pl.col("key") // _KEY_SHIFT, "time": pl.col("key") % _KEY_SHIFT}
-        return _finished(by.agg(totals).with_columns(**parts)).collect(engine=engine).to_arrow()
+        return finished(by.agg(totals).with_columns(**parts)).collect(engine=engine).to_arrow()
 
     def dynamic() -> pa.Table:
-        frames = _with_returns(frame).with_columns(*_masked(), at=pl.from_epoch("ts", "ns"))
+        frames = with_returns(frame).with_columns(*masked_columns(), at=pl.from_epoch("ts", "ns"))
         by = frames.group_by_dynamic("at", every="1s", group_by="code")
         seconds = pl.col("at").dt.epoch("s")
-        return _finished(by.agg(totals).with_columns(time=seconds)).collect().to_arrow()
+        return finished(by.agg(totals).with_columns(time=seconds)).collect().to_arrow()
 
     forms: dict[str, Callable[[], pa.Table]] = {"polars group_by_dynamic": dynamic}
     for engine in ("in-memory", "streaming"):

@@ -21,16 +21,13 @@ import structlog
 from ingest import rest
 from ingest.clock import ArrivalClock
 from ingest.gaps import Gap
-from ingest.history import BadAnswer, Print, Request, Walk, walk
+from ingest.history import MAX_MISSING, TOO_MANY, BadAnswer, Print, Request, Walk, walk
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.records import PARTLY, UNHEALABLE, WHOLE, GapRecord
 from ingest.session import gap_record
 from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 
-MAX_MISSING = 500_000
-"""Longer gaps are for the venues' daily archives: over REST they would take all of the budget for
-a quarter of an hour and more."""
 MAX_WAITING = 10_000
 """Gaps that wait at most; of more the longest are for the archives too."""
 DAY_NS = 86_400 * 10**9
@@ -39,6 +36,8 @@ HISTORY_NS = {BINANCE: 30 * DAY_NS, OKX: 90 * DAY_NS, HYPERLIQUID: DAY_NS}
 a day's at the most): who did not answer for so long need not be asked any more."""
 KEY_WANTED = (400, 401, 403)
 """Statuses by which Binance asks for an API key, as it may for historicalTrades (§7)."""
+NOT_WELCOME = (403, 451)
+"""Statuses that are about our address, not about what is asked: that may change."""
 LISTED_LATER = 6
 """How often a list that is behind the stream is asked for again."""
 FIRST_RETRY_S, MAX_RETRY_S = 0.5, 60.0
@@ -204,12 +203,14 @@ class Healer:
                 _log.warning("history by aggregates from now on", reason=str(refused))
                 job.steps, job.covered = None, 0
                 return await self._heal(client, job)
+            if refused.status in NOT_WELCOME:
+                raise _Unanswered(str(refused)) from refused
             return str(refused)
         return job.steps.why()
 
     def _hopeless(self, gap: Gap) -> str:
         if (gap.missing or 0) > MAX_MISSING:
-            return f"more than {MAX_MISSING} trades"
+            return TOO_MANY
         if gap.symbol not in self._natives:  # an earlier session's
             return "the symbol is not collected any more"
         if gap.first_missing is None and self._exchange != HYPERLIQUID:

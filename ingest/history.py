@@ -31,6 +31,10 @@ _HYPERLIQUID_SIDES = {"B": BUY, "A": SELL}
 _BINANCE_TRADES, _BINANCE_AGGREGATES, _OKX_TRADES = 500, 1_000, 100
 _BEFORE_MS, _HOUR_MS = 5_000, 3_600_000
 
+MAX_MISSING = 500_000
+"""Longer gaps are for the venues' daily archives: over REST they would take all of the budget for
+a quarter of an hour and more."""
+TOO_MANY = f"more than {MAX_MISSING} trades"
 NOT_LISTED = "the venue lists no market trade under these ids"
 ENDS_EARLY = "the venue's list ends inside the gap"
 SPLIT = "at an end of the gap only a part of an aggregate is missing"
@@ -152,8 +156,9 @@ class _ToTheLast:
             return self._inner.take(body)
         newest = newest_print(self._exchange, body)
         assert self._gap.first_missing is not None
-        self._why = "" if newest else ENDS_EARLY
-        if newest is not None and newest.id >= self._gap.first_missing:
+        missing = newest.id - self._gap.first_missing + 1 if newest else 0
+        self._why = ENDS_EARLY if newest is None else TOO_MANY if missing > MAX_MISSING else ""
+        if newest is not None and 0 < missing <= MAX_MISSING:
             ids = replace(self._gap, kind=IDS, last_missing=newest.id)
             self._inner = walk(self._exchange, self._native, ids, trades=self._trades)
         return []

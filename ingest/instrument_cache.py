@@ -61,7 +61,7 @@ def load(path: Path, exchange: str, url: str, dexes: tuple[str, ...]) -> Instrum
         found = InstrumentList(
             words(body["exchange"]),
             words(body["url"]),
-            tuple(body["dexes"]),
+            tuple(words(dex) for dex in body["dexes"]),
             int(body["fetched_ns"]),
             tuple(_listed(body["exchange"], entry) for entry in body["listed"]),
         )

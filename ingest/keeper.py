@@ -59,6 +59,7 @@ class Keeper:
     def __init__(
         self, settings: KeeperSettings, collector_of: Callable[[Sequence[Instrument]], Collector]
     ) -> None:
+        metrics.begin(settings.exchange)
         self._settings = settings
         self._collector_of = collector_of
         self._url = rest_base(settings.exchange, settings.rest_url)

@@ -176,6 +176,28 @@ CLOCK_UNCERTAINTY = Gauge(
 )
 
 
+_FROM_THE_START = (
+    MISSING,
+    HEALED,
+    UNKNOWN_SYMBOL,
+    REFUSED,
+    GIVEN_UP,
+    LIST_FAILURES,
+    APPEND_FAILURES,
+    SPOOL_FAILURES,
+)
+
+
+def begin(exchange: str) -> None:
+    """Tell of a venue that it is to be collected, and what rarely happens as 0: Prometheus sees no
+    rise in a series that begins with it."""
+    for counter in _FROM_THE_START:
+        counter.labels(exchange)
+    for reason in ("back", "forward"):
+        CLOCK_STEPS.labels(exchange, reason)
+    connections(exchange, ())
+
+
 class Flow:
     """What one session received, bound to its venue once; given every flush, told `TELL_S` apart.
 

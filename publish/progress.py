@@ -14,14 +14,27 @@ def quiet(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def watched_progress() -> Iterator[Progress]:
-    """A `Progress` that draws bars on stderr if it is a terminal."""
+    """A `Progress` that draws bars on stderr, with rate and time left, if it is a terminal."""
     if not sys.stderr.isatty():
         yield quiet
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), Rate(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 

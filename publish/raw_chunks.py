@@ -233,7 +233,8 @@ def write_groups(
     ]
     schema = table.schema.with_metadata({**metadata, "perpflow.groups": orjson.dumps(groups)})
     dated = [name for name in ("exchange_ts", "local_ts") if name in schema.names]
-    with pq.ParquetWriter(sink, schema, write_statistics=dated, **options) as writer:
+    options |= {"write_statistics": dated, "write_page_checksum": True}
+    with pq.ParquetWriter(sink, schema, **options) as writer:
         for start, stop in spans:
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
 

@@ -212,6 +212,7 @@ def write_day(
             sink,
             schema,
             compression="zstd",
+            write_page_checksum=True,
             use_dictionary=[*names, *figures],
             column_encoding=encoding,
             write_statistics=[n for n in schema.names if n.endswith("_timestamp")],

@@ -71,7 +71,9 @@ def pieces_of_chunk(chunk: Chunk, wanted: Callable[[Group], bool]) -> Iterator[P
 def _opened(store: Store, piece: Piece, **options: Any) -> Iterator[pq.ParquetFile]:
     with store.reading(piece.key) as source:
         try:
-            yield pq.ParquetFile(source, metadata=piece.file, **options)
+            yield pq.ParquetFile(
+                source, metadata=piece.file, page_checksum_verification=True, **options
+            )
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"{store.url}/{piece.key} can't be read: {error}") from error
 

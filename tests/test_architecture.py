@@ -28,6 +28,7 @@ PURE = (
     "ingest/fills.py",
     "ingest/gaps.py",
     "ingest/untraded.py",
+    "ingest/ended.py",
     "ingest/history.py",
     "ingest/watchdog.py",
     "ingest/subscriptions.py",

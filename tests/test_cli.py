@@ -46,7 +46,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert perpflow("--version", cwd=tmp_path).stdout == "perpflow 0.1.0\n"
     result = perpflow("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for command in ("run", "demo", "serve", "keys", "replay", "tail", "doctor", "check-config"):
+    for command in ("run", "demo", "serve", "keys", "replay", "audit", "tail", "doctor"):
         assert command in result.stdout
 
 
@@ -85,6 +85,8 @@ def test_check_config_prints_the_effective_settings_without_secrets(tmp_path: Pa
             ["replay", "x.gz", "--venue", "okx-perps", "--out", "file://x", "--lateness", "5"],
             'has no unit: write "5s"',
         ),
+        (["audit", "--month", "2026-13"], 'should be a month like "2026-11"'),
+        (["audit", "--watch", "--repair"], "repairs if audit.repair is set"),
         (["tail", "bars", "--from", "yesterday"], "should be start, end, an offset, a time"),
         (["run", "--set", "log.path"], "write NAME=VALUE"),
         (["run", "--config", "missing.toml"], "missing.toml: can't read the settings file"),
@@ -104,6 +106,12 @@ def test_replay_of_a_missing_file(tmp_path: Path) -> None:
     )
     assert_refused(result, 1, "missing.gz")
     assert not (tmp_path / "out").exists()
+
+
+def test_audit_of_a_store_without_raw_ticks(tmp_path: Path) -> None:
+    result = perpflow("audit", "--day", "2026-11-20", cwd=tmp_path)
+    assert_refused(result, 1, "has no raw ticks of 2026-11-20")
+    assert not (tmp_path / "perpflow-data").exists()
 
 
 def test_replay_to_an_unwritable_place(tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ _NOW = Row(
             "Since the last files",
             "Since everything that was read was last durable in files.",
             "s",
-            {"bars": 'time() - perpflow_last_flush_timestamp_seconds{job="publish"}'},
+            {"": 'time() - perpflow_last_flush_timestamp_seconds{job="publish"}'},
             warn=120,
             bad=300,
-            span=3,
+            span=2,
             now=True,
             decimals=0,
         ),
@@ -90,7 +90,17 @@ _NOW = Row(
             {"": 'count(ALERTS{alertstate="firing", alertname!="Watchdog"}) or vector(0)'},
             warn=1,
             bad=2,
-            span=3,
+            span=2,
+            now=True,
+        ),
+        Panel(
+            "Processes down",
+            "That don't answer Prometheus.",
+            "none",
+            {"": 'count(up{job=~"ingest|aggregate|publish|serve|audit"} == 0) or vector(0)'},
+            warn=1,
+            bad=2,
+            span=2,
             now=True,
         ),
     ],
@@ -171,6 +181,7 @@ _RIGHT = Row(
             "By the venues' REST time; Hyperliquid has none.",
             "s",
             {"{{instance}} {{exchange}}": "perpflow_clock_offset_seconds"},
+            span=6,
         ),
         Panel(
             "What can't be read",
@@ -181,12 +192,25 @@ _RIGHT = Row(
                 "bars": f'sum(rate(perpflow_bars_malformed_total{{job="publish"}}{RATE}))',
                 "raw": f'sum(rate(perpflow_raw_malformed_total{{job="publish"}}{RATE}))',
             },
+            span=6,
         ),
         Panel(
-            "Processes up",
-            "That answer Prometheus, by job.",
+            "Audit: bars that differ, by cause",
+            "Of the last audit: what was published, and what the archived ticks give. other: a "
+            "defect.",
             "none",
-            {"{{job}}": 'sum by (job) (up{job=~"ingest|aggregate|publish|serve"})'},
+            {
+                "{{exchange}} {{cause}}": "sum by (exchange, cause) "
+                '(perpflow_audit_differences{job="audit"})'
+            },
+            span=6,
+        ),
+        Panel(
+            "Audit: trades that are there",
+            "Received or healed, of those that the venues' ids say there were.",
+            "percentunit",
+            {"{{exchange}}": 'perpflow_audit_completeness_ratio{job="audit"}'},
+            span=6,
         ),
     ],
 )

@@ -122,6 +122,10 @@ class ConnectionFaults:
         for connection in [c for c in self._connections if fault.strikes(c.exchange)]:
             self._hit(connection, fault)
 
+    def heal(self) -> None:
+        """End the faults that last, now."""
+        self._lasting.clear()
+
     # -- what the simulator tells
 
     def advance(self, seconds: float) -> None:

@@ -26,9 +26,11 @@ def audit(
     """Audit what is wanted of the days that are over. Raises `AuditError` and `StoreError`."""
     began = time.monotonic()
     area, rules = Area(settings.publish), rules_of(settings)
-    area.open().check()
+    if wanted.repair:
+        area.open().check()
     planned = plan(area, rules, wanted, datetime.now(UTC).date())
     report = AuditReport(str(wanted), waiting=planned.waiting)
+    progress("auditing", 0, len(planned.units))
     for done, unit in enumerate(_audited(planned, processes), 1):
         report.units.append(unit)
         progress("auditing", done, len(planned.units))

@@ -37,7 +37,7 @@ def compare(truth: pa.Table, published: pa.Table) -> Differences:
     """
     made, there = times(truth), times(published)
     in_truth, in_published = np.isin(made, there), np.isin(there, made)
-    a, b = truth.filter(pa.array(in_truth)), published.filter(pa.array(in_published))
+    a, b = _only(truth, in_truth), _only(published, in_published)
     values, scores = np.zeros(len(a), bool), np.zeros(len(a), bool)
     for field in truth.schema:
         if field.name == "time":
@@ -65,11 +65,20 @@ def _nulls(n: int, of: pa.DataType) -> pa.ChunkedArray:
     return pa.chunked_array([pa.nulls(n, of)])
 
 
+def _only(table: pa.Table, rows: Mask) -> pa.Table:
+    return table if rows.all() else table.filter(pa.array(rows))
+
+
 def _unequal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Mask:
+    unequal: Mask
+    if not a.null_count and not b.null_count:
+        unequal = _bits(a) != _bits(b)
+        return unequal
     null, other_null = a.is_null().to_numpy(), b.is_null().to_numpy()
-    unequal: Mask = (null != other_null) | ((_bits(a) != _bits(b)) & ~null)
+    unequal = (_bits(a.fill_null(0)) != _bits(b.fill_null(0))) & ~null
+    unequal |= null != other_null
     return unequal
 
 
 def _bits(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    return np.ascontiguousarray(column.fill_null(0).to_numpy()).view(np.uint64)
+    return np.ascontiguousarray(column.to_numpy()).view(np.uint64)

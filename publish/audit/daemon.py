@@ -37,6 +37,7 @@ class _Watch:
     processes: int
     json: Path | None
     now: Callable[[], datetime]
+    stopping: asyncio.Event
     done: date | None = None
     """The last day of which the audit has ended."""
 
@@ -59,8 +60,10 @@ class _Watch:
         """Audit the day's month up to it; whether that is all for now."""
         wanted = Wanted(day.year, day.month, repair=self.settings.audit.repair)
         try:
-            report = audit(self.settings, wanted, self.processes)
+            report = audit(self.settings, wanted, self.processes, self._unless_stopping)
         except UserError as error:
+            if self.stopping.is_set():
+                return False
             metrics.FAILURES.inc()
             _log.warning("not audited, trying again", problem=str(error), retry_s=RETRY_S)
             return False
@@ -70,6 +73,15 @@ class _Watch:
             write_json(self.json, report)
         late = self.now() - datetime.combine(day, datetime.max.time(), UTC) > PATIENCE
         return late or not any(day in days for days in report.waiting.values())
+
+    def _unless_stopping(self, what: str, done: int, total: int) -> None:
+        """Before any process is started, and after each instrument."""
+        if self.stopping.is_set():
+            raise _Stopping
+
+
+class _Stopping(UserError):
+    """The audit is given up."""
 
 
 def _tell(report: AuditReport) -> None:
@@ -99,7 +111,7 @@ async def watch(
     `json`: the file of the last report. What can't be audited is told and tried again.
     """
     stopping = on_signals(stopping)
-    state = _Watch(settings, processes, json, now)
+    state = _Watch(settings, processes, json, now, stopping)
     async with health.served(settings.metrics, lambda: state.caught_up):
         _log.info("running")
         while not stopping.is_set():

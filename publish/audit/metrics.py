@@ -23,15 +23,17 @@ DIFFERENCES = Gauge(
     ["exchange", "cause"],
 )
 REPAIRED = Counter(
-    "perpflow_audit_repaired_total", "Days of a series that audits have rewritten", ["exchange"]
+    "perpflow_audit_repaired_total", "Days of a series that the audit has rewritten", ["exchange"]
 )
 COMPLETENESS = Gauge(
     "perpflow_audit_completeness_ratio",
-    "Trades received or healed, of those the venue's ids say there were; not of venues without",
+    "Trades received or healed, of those that the venue's ids say there were (not Hyperliquid's)",
     ["exchange"],
 )
 LOWEST = Gauge(
-    "perpflow_audit_completeness_lowest_ratio", "The same of the worst instrument", ["exchange"]
+    "perpflow_audit_completeness_lowest_ratio",
+    "The completeness of the instrument that has the lowest",
+    ["exchange"],
 )
 MISSING = Gauge(
     "perpflow_audit_missing_trades", "Trades that are known to be missing", ["exchange"]
@@ -39,9 +41,15 @@ MISSING = Gauge(
 GAPS = Gauge("perpflow_audit_gaps", "Gaps recorded in the audited days", ["exchange"])
 TICKS = Gauge("perpflow_audit_ticks", "Ticks of the audited days", ["exchange", "kind"])
 LATE = Gauge(
-    "perpflow_audit_late_ticks", "Those too late for an exchange bar", ["exchange", "kind"]
+    "perpflow_audit_late_ticks",
+    "Ticks of the audited days that were too late for an exchange bar",
+    ["exchange", "kind"],
 )
-DUPLICATES = Gauge("perpflow_audit_duplicate_ticks", "Copies among them", ["exchange", "kind"])
+DUPLICATES = Gauge(
+    "perpflow_audit_duplicate_ratio",
+    "Copies among the ticks of the audited month",
+    ["exchange", "kind"],
+)
 LATENCY = Gauge(
     "perpflow_audit_latency_seconds",
     "From the venue's stamp to arrival, of live ticks",
@@ -49,7 +57,7 @@ LATENCY = Gauge(
 )
 OFFSET = Gauge(
     "perpflow_audit_clock_offset_seconds",
-    "The same of the fastest ticks; below 0 the clock here is behind the venue's",
+    "The latency of the fastest ticks; below 0 the clock here is behind the venue's",
     ["exchange", "kind"],
 )
 
@@ -80,7 +88,10 @@ def _of_exchange(exchange: str, units: list[UnitReport]) -> None:
         TICKS.labels(exchange, kind).set(sum(unit.ticks.rows[kind] for unit in units))
         late = [n for unit in units for (of, _), n in unit.ticks.late.items() if of == kind]
         LATE.labels(exchange, kind).set(sum(late))
-        DUPLICATES.labels(exchange, kind).set(sum(unit.duplicates[kind] for unit in units))
+        read = sum(unit.read[kind] for unit in units)
+        if read:
+            copies = sum(unit.duplicates[kind] for unit in units)
+            DUPLICATES.labels(exchange, kind).set(copies / read)
         _latency(exchange, kind, (unit.ticks.latencies.get(kind) for unit in units))
 
 

@@ -61,12 +61,14 @@ def plan(area: Area, rules: Rules, wanted: Wanted, today: date) -> Plan:
     """
     store = area.open()
     found = Plan()
-    open_days = _open_raw_days(store)
+    open_days = {day for day in _open_raw_days(store) if wanted.has(day)}
+    found.wait("has no raw files yet", {day for day in open_days if day < today})
+    if wanted.day is not None:
+        asked = date(wanted.year, wanted.month, wanted.day)
+        found.wait("is not over", {asked} if asked >= today else ())
     for exchange, symbol in _instruments(store, wanted):
-        days = {day for day in _raw_days(store, exchange, symbol, wanted) if wanted.has(day)}
-        over = {day for day in days if day < today}
-        found.wait("is not over", days - over)
-        found.wait("has no raw files yet", over & open_days)
+        days = _raw_days(store, exchange, symbol, wanted)
+        over = {day for day in days if wanted.has(day) and day < today}
         unfolded = _unfolded(store, exchange, symbol) & (over - open_days)
         found.wait("is in no month file yet", unfolded)
         settled = sorted(over - open_days - unfolded)

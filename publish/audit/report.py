@@ -44,12 +44,17 @@ class AuditReport:
     def causes(self) -> Counter[Cause]:
         return sum((unit.causes() for unit in self.units), Counter())
 
+    @property
+    def bars(self) -> int:
+        """How many were compared."""
+        return sum(unit.bars for unit in self.units)
+
     def json(self) -> bytes:
         """See docs/audit.md for the fields."""
         found = {
             "audited": self.wanted,
             "result": {EQUAL: "equal", DIFFERS: "differs", DEFECT: "defect"}[self.exit_code],
-            "bars": sum(unit.bars for unit in self.units),
+            "bars": self.bars,
             "differences": {cause.value: self.causes()[cause] for cause in CAUSES},
             "waiting": {why: sorted(map(str, days)) for why, days in self.waiting.items()},
             "seconds": round(self.seconds, 3),
@@ -86,7 +91,7 @@ def _ticks(unit: UnitReport, kind: str) -> dict[str, Any]:
     late = {why: n for (of, why), n in account.late.items() if of == kind and n}
     return {
         "rows": account.rows[kind],
-        "duplicates": unit.duplicates[kind],
+        "of_the_month": {"rows": unit.read[kind], "duplicates": unit.duplicates[kind]},
         "late": late,
         "late_share": late_share(unit, kind),
         f"ahead_by_more_than_{FUTURE_NS // 10**9}s": account.future[kind],

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from publish.audit.causes import CAUSES, Cause
+from publish.audit.causes import Cause
 from publish.audit.report import (
     DEFECT,
     DIFFERS,
@@ -40,7 +40,7 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def _ticks(report: AuditReport) -> Table:
-    right = ("complete", "missing", "copies", "late", "p50 ms", "p99 ms", "offset")
+    right = ("complete", "missing", "copies", "late", "p50 ms", "p99 ms", "offset ms")
     table = _table(f"Ticks of {report.wanted}", ("venue", "symbol", ""), right)
     table.add_column("gaps over time", no_wrap=True)
     for venue, symbol, unit in _named(report.units):
@@ -54,7 +54,7 @@ def _ticks(report: AuditReport) -> Table:
                 *((venue, symbol) if first else ("", "")),
                 kind,
                 *((share, missing) if first else ("", "")),
-                _share(unit.duplicates[kind], unit.ticks.rows[kind]),
+                _share(unit.duplicates[kind], unit.read[kind]),
                 _percent(late_share(unit, kind)),
                 *(_number(milliseconds(latencies, q)) for q in (0.5, 0.99, OFFSET_QUANTILE)),
                 timeline(unit) if first else "",
@@ -75,7 +75,7 @@ def _bars(report: AuditReport) -> Table:
     return table
 
 
-_SHOWN = (*(cause for cause in CAUSES if cause is not Cause.OTHER), Cause.OTHER)
+_SHOWN = (Cause.LATE, Cause.HEALED, Cause.LAGGING, Cause.TOXICITY, Cause.OTHER)
 
 
 def _lines(report: AuditReport) -> list[Text]:
@@ -83,9 +83,8 @@ def _lines(report: AuditReport) -> list[Text]:
         Text(f"not audited: {', '.join(map(str, sorted(days)))} {why}")
         for why, days in sorted(report.waiting.items())
     ]
-    bars = sum(unit.bars for unit in report.units)
     differ = report.causes().total()
-    told = f"{bars:,} bars of {len(report.units)} instruments, {differ:,} differ"
+    told = f"{report.bars:,} bars of {len(report.units)} instruments, {differ:,} differ"
     result = {DEFECT: "SOME FOR NO KNOWN REASON", DIFFERS: "for known reasons"}
     if differ:
         told += f": {result.get(report.exit_code, 'repaired')}"

@@ -62,8 +62,10 @@ class UnitReport:
     completeness: Completeness
     gaps: list[dict[str, Any]]
     """As the raw archive has them, in order of arrival; stamps in ns."""
+    read: Counter[str] = field(default_factory=Counter)
+    """Ticks that came in the whole month, whatever days are audited, by kind."""
     duplicates: Counter[str] = field(default_factory=Counter)
-    """Copies among the ticks, by kind."""
+    """Copies among these."""
     bars: int = 0
     """Compared: those that the ticks give."""
     differences: list[tuple[Series, date, Explained]] = field(default_factory=list)
@@ -150,6 +152,7 @@ def _compared(
                 if unit.repair:
                     spool.put(series, day, nothing)
     for kind in (TRADES, QUOTES):
+        report.read[kind] = account.read[kind]
         report.duplicates[kind] = account.dropped["exchange", kind, "duplicate"]
     return found
 

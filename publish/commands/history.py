@@ -91,6 +91,8 @@ def replay(
     """
     if to_kafka == (out is not None) or (speed is not None and not to_kafka):
         raise typer.BadParameter("give either --out, or --to-kafka (and perhaps its --speed)")
+    if to_kafka and (partial or lateness is not None or force or dry_run):
+        raise typer.BadParameter("--partial, --lateness, --force and --dry-run are of --out")
     settings = settings_of(config, assignments)
     import os
 

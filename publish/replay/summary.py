@@ -115,10 +115,11 @@ class ReplaySummary:
 
     def _changes(self) -> list[str]:
         rows, days = self.changes.rows, self.changes.days
+        hint = " (--force replaces them)" if days["different"] else ""
         return [
             "nothing was written; it would change",
             f"  days of a series: {days['new']:,} new, {days['same']:,} the same, "
-            f"{days['different']:,} different",
+            f"{days['different']:,} different{hint}",
             f"  rows: {rows['new']:,} new, {rows['same']:,} the same, "
             f"{rows['different']:,} different, {rows['gone']:,} gone",
         ]

@@ -20,6 +20,7 @@ VENUE = {"exchange": BINANCE}
 FIRST = {"job": "ingest", "instance": COLLECTORS[0]}
 AGGREGATOR = {"job": "aggregate", "instance": "10.0.0.1:9108"}
 PUBLISH = {"job": "publish", "instance": "publish:9108"}
+AUDIT = {"job": "audit", "instance": "audit:9108"}
 SERVE = {"job": "serve", "instance": "serve:9108"}
 ARRIVAL = "perpflow_last_arrival_timestamp_seconds"
 
@@ -69,6 +70,17 @@ LAG = named("perpflow_aggregate_lag_seconds", topic="ticks.trades", **AGGREGATOR
 TRIMMED = named("perpflow_ticks_trimmed_total", topic="ticks.trades", **AGGREGATOR)
 FLUSHED = of_publisher("last_flush_timestamp_seconds", stopped(120))
 ARCHIVED = of_publisher("raw_last_flush_timestamp_seconds", stopped(120))
+NEVER_FLUSHED = of_publisher("last_flush_timestamp_seconds", flat(0))
+
+
+def started(*at: float) -> dict[str, Value | None]:
+    """The publisher, at these times."""
+    return {
+        named("process_start_time_seconds", **PUBLISH): lambda t: max(
+            (s for s in at if s <= t), default=0.0
+        )
+    }
+
 
 UP = [
     Case("all is well", 30 * MINUTE, step=MINUTE),
@@ -91,6 +103,13 @@ UP = [
         [("TargetDown", AGGREGATOR)],
     ),
     Case("one, for a scrape", 3 * MINUTE, {named("up", **AGGREGATOR): lambda t: int(t != 150)}),
+    Case(
+        "the publisher ends again and again",
+        12 * MINUTE,
+        started(120, 240, 360, 480, 600),
+        [("Restarting", PUBLISH)],
+    ),
+    Case("it was upgraded", 12 * MINUTE, started(120, 480)),
     Case(
         "the publisher is stuck",
         11 * MINUTE,
@@ -338,11 +357,35 @@ RIGHT = [
         Case(
             f"{name}, unreadable",
             10 * MINUTE,
-            of_publisher(f"{name}_malformed_total", lambda t: float(t > 300)),
+            changed,
             [("RecordsUnreadable", {"job": "publish"})],
         )
-        for name in ("bars", "raw")
+        for name, changed in (
+            ("raw", of_publisher("raw_malformed_total", lambda t: float(t > 300))),
+            # A reason that was never seen begins as 1.
+            (
+                "bars",
+                of_publisher(
+                    "bars_malformed_total", lambda t: 1.0 if t > 300 else None, reason="schema"
+                ),
+            ),
+        )
     ),
+]
+
+AUDITED = named("perpflow_audit_last_timestamp_seconds", **AUDIT)
+
+
+def differing(cause: str) -> dict[str, Value | None]:
+    return {named("perpflow_audit_differences", cause=cause, **VENUE, **AUDIT): flat(3)}
+
+
+AUDITS = [
+    Case("bars are wrong", MINUTE, differing("other"), [("AuditMismatch", VENUE)]),
+    Case("late ticks are a known cause", MINUTE, differing("late")),
+    Case("no audit", 34 * HOUR, {AUDITED: stopped(60)}, [("AuditStalled", AUDIT)], 5 * MINUTE),
+    Case("for a day", 30 * HOUR, {AUDITED: stopped(60)}, step=5 * MINUTE),
+    Case("there is none", 3 * HOUR, {AUDITED: None}, [("AuditStalled", {"job": "audit"})], 300),
 ]
 
 STORES = [
@@ -384,4 +427,4 @@ STORES = [
     Case("one request in ten fails", 10 * MINUTE, requests(1.0), [("ApiFailing", {})]),
     Case("one in a hundred", 10 * MINUTE, requests(0.1)),
 ]
-CASES = [*UP, *FRESH, *COMPLETE, *RIGHT, *STORES]
+CASES = [*UP, *FRESH, *COMPLETE, *RIGHT, *AUDITS, *STORES]

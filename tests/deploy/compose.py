@@ -7,6 +7,7 @@ engine. What it can't check is that the images exist and do what is asked of the
 import json
 import os
 import subprocess
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ COMMAND = Path(find_spec("compose").submodule_search_locations[0]) / "docker-com
 PROFILES = ("live", "demo")
 
 
+@cache
 def config(*profiles: str, folder: Path = ROOT, **environment: str) -> dict[str, Any]:
     """The effective file with these profiles. Raises AssertionError with what Compose says."""
     done = run_config(*profiles, folder=folder, **environment)

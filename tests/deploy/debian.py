@@ -14,6 +14,7 @@ PACKAGES = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
 }
+_FAKETIME = "usr/lib/*/faketime/libfaketime.so.1"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perpflow"
 
 
@@ -23,6 +24,12 @@ def program(name: str) -> Path:
     if installed is not None:
         return Path(installed)
     return unpacked(PACKAGES[name]) / "usr" / "bin" / name
+
+
+def faketime() -> Path:
+    """The library that, preloaded, gives a process another clock."""
+    (library,) = unpacked("libfaketime").glob(_FAKETIME)
+    return library
 
 
 def unpacked(package: str) -> Path:

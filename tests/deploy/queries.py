@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from deploy.grafana.generate import BOARDS
 from deploy.grafana.panels import Panel
@@ -14,6 +15,7 @@ _PYTHON_CLIENTS = {
     "process_cpu_seconds_total",
     "process_resident_memory_bytes",
     "process_open_fds",
+    "process_start_time_seconds",
 }
 _TARGETS = {"job", "instance"}
 """Labels that Prometheus adds to what it scrapes."""
@@ -45,6 +47,7 @@ def shipped() -> Iterator[Query]:
         yield Query(f"recorded {name}", expression)
 
 
+@cache
 def known() -> dict[str, set[str]]:
     """The labels of every series that the code, the client and the rules make, by its name."""
     found: dict[str, set[str]] = {name: set() for name in _PYTHON_CLIENTS}

@@ -32,6 +32,7 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for g in groups for rule in g["rules"] if "alert" in rule}
 
 
+@cache
 def recorded() -> list[tuple[str, str]]:
     """(name, expression) of every series that the rules record."""
     groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
@@ -89,8 +90,12 @@ def healthy() -> dict[str, Value]:
             )
     for job in ("publish", "serve"):
         at = {"job": job, "instance": f"{job}:9108"}
+        series[named("process_start_time_seconds", **at)] = flat(-3600)
         series[named("up", **at)] = series[named("perpflow_ready", **at)] = flat(1)
         series[named("perpflow_store_operation_errors_total", operation="put", **at)] = flat(0)
+    at = {"job": "audit", "instance": "audit:9108"}
+    series[named("up", **at)] = flat(1)
+    series[named("perpflow_audit_last_timestamp_seconds", **at)] = now(600)
     return series | _published({"job": "publish", "instance": "publish:9108"})
 
 
@@ -117,7 +122,7 @@ def _venue(at: Mapping[str, str]) -> dict[str, Value]:
 
 
 def _published(at: Mapping[str, str]) -> dict[str, Value]:
-    counters = "bars_trimmed raw_trimmed bars_malformed raw_malformed"
+    counters = "bars_trimmed raw_trimmed raw_malformed"
     return {
         **{named(f"perpflow_{name}_total", **at): flat(0) for name in counters.split()},
         named("perpflow_last_flush_timestamp_seconds", **at): now(20),
@@ -157,6 +162,8 @@ class Case:
     changed: Mapping[str, Value | None] = field(default_factory=dict)
     alerts: Sequence[tuple[str, Mapping[str, str]]] = ()
     step: float = 30.0
+    shown: Sequence[str] = ()
+    """Alerts that promtool is to complain of, and so to write out with their annotations."""
 
     def document(self) -> dict[str, Any]:
         series = {name: value for name, value in (healthy() | self.changed).items() if value}
@@ -167,6 +174,10 @@ class Case:
             "input_series": [
                 {"series": name, "values": " ".join(_sample(value(t)) for t in times)}
                 for name, value in series.items()
+            ],
+            "alert_rule_test": [
+                {"eval_time": f"{self.at:.0f}s", "alertname": name, "exp_alerts": []}
+                for name in self.shown
             ],
             "promql_expr_test": [
                 {

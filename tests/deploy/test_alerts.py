@@ -43,6 +43,20 @@ def test_a_wrong_expectation_is_seen(tmp_path: Path) -> None:
         assert run_promtool([wrong], tmp_path).returncode != 0
 
 
+@pytest.mark.nightly
+def test_what_is_said_of_an_alert_has_every_value_filled_in(tmp_path: Path) -> None:
+    first = {name: case for case in reversed(CASES) for name, _ in case.alerts}
+    shown = [replace(case, shown=[name]) for name, case in first.items()]
+    said = run_promtool(shown, tmp_path).stderr
+    for name in first:
+        (text,) = re.findall(rf'Labels:\{{alertname="{name}".*\n\s+Annotations:\{{(.*)\}}', said)[
+            :1
+        ]
+        assert "summary=" in text, name
+        assert not re.search(r"<no value>|<error|\{\{|  |\(\)", text), text
+        print(text)
+
+
 @pytest.mark.parametrize("name", alerts())
 def test_an_alert_says_what_to_do(name: str) -> None:
     rule = alerts()[name]

@@ -7,7 +7,6 @@ and run: COPY into a folder, RUN by a shell there, with the folder in place of t
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.confined import confined
 from tests.deploy.dockerfile import DOCKERFILE, ROOT, Stage, reaches_the_builder, stages
-from tests.end_to_end.processes import wait_until
+from tests.end_to_end.processes import simulator, wait_until, write_settings
+from tests.publish.conftest import free_ports
 
+pytestmark = pytest.mark.xdist_group("image")  # which is made once
 BUILD_S = 300.0
 START_S = 60.0
 
@@ -129,11 +131,7 @@ def test_the_command_without_arguments_is_help(image: Path, tmp_path: Path) -> N
 @pytest.fixture
 def serving(image: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """`perpflow serve` as the image starts it, and the port of its /healthz."""
-    ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(int(probe.getsockname()[1]))
+    ports = free_ports(2)
     more = {
         "PERPFLOW_PUBLISH__URL": f"file://{tmp_path / 'bars'}",
         "PERPFLOW_API__PORT": str(ports[0]),
@@ -165,3 +163,53 @@ def test_the_health_check_tells_a_daemon_that_runs_from_one_that_does_not(
     process.terminate()
     assert process.wait(10) == 0
     assert not healthy()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as a container engine does")
+def test_it_works_without_rights_on_a_read_only_root(image: Path, tmp_path: Path) -> None:
+    final = stages()[-1]
+    uid, home = int(final.only("USER").split(":")[0]), final.only("WORKDIR")
+    state, root, log = tmp_path / "state", tmp_path / "root", tmp_path / "log"
+    state.mkdir()
+    root.mkdir()
+    port, health = free_ports(2)
+    with simulator("--seed", 3) as (_, venues):
+        settings = write_settings(state, venues, more=f"[api]\nport = {port}")
+        settings.write_text(settings.read_text().replace(str(state), home))
+        os.chown(state, uid, uid)  # as the image's own folder is, of which a volume is a copy
+        command = [*final.command("ENTRYPOINT"), "run"]
+        everything = {"root": root, "shown": [image], "state": state, "home": home, "uid": uid}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                confined(command, **everything),
+                env=environment(image, health, {}),
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            files = (state / "bars").glob
+            wait_until(lambda: process.poll() or any(files("**/*.parquet")), START_S, "files")
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            process.terminate()
+            assert process.wait(10) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+    assert re.search(rf"^Uid:\t{uid}\t{uid}\t", status, re.M)
+    assert re.search(r"^CapEff:\t0+$", status, re.M)
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.M)
+    owners = {path.stat().st_uid for path in (state / "bars").rglob("*.parquet")}
+    assert owners == {uid}
+
+
+def test_a_confined_process_can_write_nowhere_else(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, as a container engine does")
+    (tmp_path / "state").mkdir(mode=0o777)
+    (tmp_path / "root").mkdir()
+    script = "for f in /x /tmp/x /etc/x /usr/x ./x; do touch $f && echo $f; done; true"
+    where = {"root": tmp_path / "root", "shown": [], "state": tmp_path / "state"}
+    command = confined(["sh", "-c", script], **where, home="/home/it", uid=10001)
+    os.chmod(tmp_path / "state", 0o777)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "./x\n", done.stderr

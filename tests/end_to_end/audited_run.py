@@ -49,9 +49,9 @@ EVICTION_NS = 10 * NS
 RULES = Rules(lateness_ns=LATENESS_NS, partial=True)
 """Partial windows too, so that two minutes have bars of every interval."""
 SYMBOLS = {
-    BINANCE: ["BTCUSDT", "ETHUSDT", "1000PEPEUSDT"],
-    OKX: ["BTC-USDT-SWAP", "ETH-USDT-SWAP", "BTC-USD-SWAP"],
-    HYPERLIQUID: ["BTC", "ETH", "kPEPE"],
+    BINANCE: ["BTCUSDT", "1000PEPEUSDT"],
+    OKX: ["BTC-USDT-SWAP", "BTC-USD-SWAP"],
+    HYPERLIQUID: ["BTC", "kPEPE"],
 }
 CHANNELS = {
     BINANCE: ("trade", "bookTicker"),

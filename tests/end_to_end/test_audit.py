@@ -78,7 +78,8 @@ def assert_ticks(day: Day, exchange: str, native: str, told: dict[str, Any]) -> 
             copies += more - told["completeness"]["healed"]
         else:
             assert more == 0
-        assert mine["duplicates"] == copies > 0
+        assert mine["of_the_month"] == {"rows": mine["rows"], "duplicates": copies}
+        assert copies > 0
         assert mine["late"].get("late", 0) == want.late, (exchange, kind)
         assert mine["late_share"] == pytest.approx(sum(mine["late"].values()) / mine["rows"])
 

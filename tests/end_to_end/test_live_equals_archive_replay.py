@@ -110,7 +110,9 @@ def closed(table: pa.Table, series: Series, until: int) -> pa.Table:
 def assert_only_what_was_injected_differs(report: AuditReport, found: Run) -> None:
     causes = report.causes()
     print({cause.value: n for cause, n in causes.items()})
-    assert set(causes) == {Cause.LATE, Cause.HEALED, Cause.LAGGING, Cause.TOXICITY}
+    # Late ticks of the one that was stopped may be in every window that healed ones are in.
+    assert set(causes) - {Cause.HEALED} == {Cause.LATE, Cause.LAGGING, Cause.TOXICITY}
+    assert sum(unit.ticks.late["trades", "healed"] for unit in report.units) > 0
     assert report.exit_code == EQUAL  # all of it was repaired
     assert not report.waiting
     late = late_ticks(found.store)

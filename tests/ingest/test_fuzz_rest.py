@@ -11,7 +11,7 @@ import pytest
 
 from ingest import clock_offset, instrument_cache
 from ingest.batches import Universe, trades_batch
-from ingest.gaps import Gap
+from ingest.gaps import Gap, last_trades
 from ingest.history import BadAnswer, walk
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX, listed_from
 from ingest.universe import InstrumentList
@@ -97,6 +97,23 @@ def test_pages_of_history(
         assert all(0 < p.count < 1 << 31 for p in prints)
         assert isinstance(steps.why(), str)
         steps.next()
+
+    fuzz(examples, changed([PAGES[page]]), check)
+
+
+@pytest.mark.parametrize(("page", "exchange"), [("trades", BINANCE), ("okx", OKX)])
+@EXAMPLES
+def test_last_trades(page: str, exchange: str, examples: int) -> None:
+    def check(payload: bytes) -> None:
+        steps = walk(exchange, "BTC", last_trades("perpetual-BTC-USDT:USDT", 27_781, 1, 2))
+        try:
+            assert steps.take(body_of(payload)) == []
+        except BadAnswer as error:
+            readable(error)
+            return
+        assert isinstance(steps.why(), str)
+        request = steps.next()
+        assert request is None or "trades" in request.path.lower()
 
     fuzz(examples, changed([PAGES[page]]), check)
 

@@ -16,7 +16,7 @@ from ingest import healing as module
 from ingest import rest
 from ingest.clock import ArrivalClock
 from ingest.collector import Collector, CollectorSettings
-from ingest.gaps import IDS, SEQUENCE, Gap
+from ingest.gaps import IDS, SEQUENCE, Gap, last_trades
 from ingest.healing import Healer
 from ingest.history import Print
 from ingest.instruments import BINANCE, OKX
@@ -266,6 +266,7 @@ async def test_retry_after_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
         ([httpx.Response(401, text="API-key")], "unhealable", 0, 4, "aggTrades answered 401"),
         ([httpx.Response(404, text="none")], "unhealable", 0, 4, "answered 404: none"),
         ([httpx.Response(500)] * 9 + [listed(5, 6, 7, 8)], "healed", 4, 0, ""),
+        ([httpx.Response(451)] * 3 + [listed(5, 6, 7, 8)], "healed", 4, 0, ""),
         ([listed(5), httpx.Response(503), listed(6, 7, 8)], "healed", 4, 0, ""),
         ([httpx.Response(200, text="<html>")], "unhealable", 0, 4, "not JSON"),
         ([httpx.Response(200, text='{"code":1}')], "unhealable", 0, 4, "not a list"),
@@ -349,6 +350,33 @@ async def test_a_gap_older_than_the_venues_history_is_asked_for_no_more(
     assert len(asked) == 1
     assert record.state == "unhealable"
     assert "503" in record.why
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "healed_count", "why"),
+    [
+        ([listed(4)], "healed", 0, ""),
+        ([listed(7), listed(5, 7)], "healed", 2, ""),
+        ([listed(7), listed(5), listed()], "partly", 1, "ends inside"),
+        ([listed()], "unhealable", 0, "ends inside"),
+        ([listed(5 + module.MAX_MISSING)], "unhealable", 0, "more than"),
+        ([httpx.Response(400, text="Invalid symbol")], "unhealable", 0, "Invalid symbol"),
+    ],
+)
+async def test_the_last_trade_of_a_delisted_symbol_says_where_its_gap_ends(
+    monkeypatch: pytest.MonkeyPatch,
+    answers: Sequence[httpx.Response],
+    state: str,
+    healed_count: int,
+    why: str,
+) -> None:
+    now = time.time_ns()
+    _, record, asked = await healed(monkeypatch, answers, last_trades("s", 5, now - 9, now))
+    assert (record.state, record.healed) == (state, healed_count)
+    assert (record.first_missing, record.last_missing) == (5, None)
+    assert record.missing == (0 if state == "healed" else None)
+    assert why in record.why
+    assert asked[0].url.path == "/fapi/v1/trades"
 
 
 async def test_an_earlier_sessions_gap_of_a_symbol_not_collected_any_more_ends_the_gap_alone(

@@ -63,6 +63,9 @@ class FaultyProxy:
         self._server.shutdown()
         self._server.server_close()
 
+    def start_failing(self, share: float = 1.0) -> None:
+        self._share = share
+
     def stop_failing(self) -> None:
         self._share = 0.0
 

@@ -127,7 +127,7 @@ def test_every_wrong_setting_is_named_with_where_it_was_set() -> None:
         "  log.partitons (wrong.toml): no such setting: did you mean partitions?"
         " [log] has path, partitions, retention_hours, retention_mb, kafka",
         "  logs (PERPFLOW_LOGS__PATH): no such setting: did you mean log?"
-        " there are log, venues, ingest, aggregate, publish, api, metrics, runtime",
+        " there are log, venues, ingest, aggregate, publish, audit, api, metrics, runtime",
         "  metrics.port (PERPFLOW_METRICS__PORT): should be a valid integer, unable to parse string"
         ' as an integer (given: "http")',
         '  publish.flush (wrong.toml): has no unit: write "30s" or "30ms" (ms, s, m, h, d)'

@@ -260,7 +260,7 @@ _WORDS = {
 
 
 def _table(text: bytes, layout: Layout, types: Mapping[str, pa.DataType]) -> pa.Table:
-    if not text.strip():
+    if not text or text.isspace():
         return pa.table({name: pa.array([], kind) for name, kind in types.items()})
     return pyarrow.csv.read_csv(
         pa.BufferReader(text),

@@ -1,17 +1,20 @@
 """A month's bars are those of one pass over all ticks there are, whatever came when."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from aggregate.bars import BarBatch
-from aggregate.intervals import CLOCKS, NS
+from aggregate.intervals import CLOCKS, INTERVALS, NS
 from aggregate.shard import END, Rules, ShardAggregator
 from publish import raw_days
 from publish.layout import Series
 from publish.replay.month import Account, MonthUnit, month_bars
+from publish.replay.plan import archived_units
 from publish.replay.ticks_in import Area
 from publish.settings import PublishSettings
 from publish.store import Store
@@ -90,3 +93,77 @@ def test_every_bar_of_every_month(
             assert table.equals(expected[series]), (series, f"seed {SEED}")
             rows += len(table)
     assert rows > 10_000
+
+
+def test_days_that_are_not_over_are_read_from_chunks(store: Store) -> None:
+    of = seeded(SEED, "okx-perps", BTC, DAYS, 2000)
+    write_archive(store, [of], opened=DAYS[3])
+    expected = of_month(one_pass(of, TRUTH), 2026, 10)
+    got = replayed(unit_of(store, of, 10))
+    assert got.keys() == expected.keys()
+    for series, table in got.items():
+        assert table.equals(expected[series]), series
+
+
+def test_windows_over_a_missing_day_are_withheld(store: Store) -> None:
+    of = seeded(SEED, "binance-futures", BTC, DAYS, 4000)
+    missing = DAYS[1]
+    write_archive(store, [of], leave_out=[missing])
+    [september, _] = archived_units(Area(PublishSettings(url=store.url)), TRUTH)
+    low, high = day_start(missing), day_start(DAYS[2])
+    assert september.spans[0][1] == low * NS
+    assert september.spans[1][0] == high * NS
+    account = Account()
+    got = replayed(september, account)
+    for series, table in got.items():
+        starts = table["time"].cast(pa.int64()).to_numpy() // 10**6
+        length = INTERVALS[series.interval].seconds
+        # On the exchange's clock the last ticks of the day before would have come on that day.
+        end = low if series.clock == "true" else low - 5
+        assert ((starts + length <= end) | (starts >= high)).all(), series
+    assert Series("flow", of.exchange, of.symbol, "1d", "true") in got
+    assert account.dropped["exchange", "trades", "withheld"] > 0
+    partial = replayed(replace(september, rules=replace(TRUTH, partial=True)))
+    assert len(partial) > len(got)
+
+
+def test_ticks_are_counted_in_the_month_they_came_in(store: Store) -> None:
+    of = seeded(SEED, "binance-futures", BTC, DAYS, 2000)
+    write_archive(store, [of])
+    accounts = []
+    for month in (9, 10):
+        accounts.append(Account())
+        replayed(unit_of(store, of, month), accounts[-1])
+    edge = day_start(date(2026, 10, 1)) * NS
+    for kind in ("trades", "quotes"):
+        stamps = [t.local_ts for (which, _), t in of.ticks.items() if which == kind]
+        before = sum(int((at < edge).sum()) for at in stamps)
+        assert accounts[0].read[kind] == before
+        assert accounts[1].read[kind] == sum(map(len, stamps)) - before
+    off_book = sum(int(t.off_book.sum()) for (k, _), t in of.ticks.items() if k == "trades")
+    counted = sum(a.dropped["both", "trades", "not_a_trade"] for a in accounts)
+    assert counted == off_book
+
+
+def test_what_is_held_is_bounded_by_row_groups(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw_days, "ROW_GROUP", 1000)
+    of = seeded(SEED, "binance-futures", BTC, DAYS[2:], 30_000, stragglers=3)
+    write_archive(store, [of])
+    most = 0
+    seal = ShardAggregator.seal
+
+    def watched(shard: ShardAggregator, clock: str, cut: int) -> list[Any]:
+        nonlocal most
+        held = sum(seconds.count_below(END * NS) for seconds in shard._seconds.values())
+        most = max(most, held)
+        return seal(shard, clock, cut)
+
+    monkeypatch.setattr(ShardAggregator, "seal", watched)
+    account = Account()
+    replayed(unit_of(store, of, 10), account)
+    assert account.read.total() > 300_000
+    # Of each kind and clock a row group, what overlaps it, and the few that come first; a tenth of
+    # the ticks is in the bursts at midnight, which lie in one second.
+    assert most < 80_000

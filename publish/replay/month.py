@@ -11,7 +11,7 @@ everything.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -41,6 +41,8 @@ OUTAGE_NS = 3600 * NS
 BEFORE_NS = MEMORY_NS + FUTURE_NS
 """What came so long before the month is read too: a venue's clock may be ahead of arrival, and
 copies are known by what was seen."""
+EVER = 1 << 62
+"""A stamp (ns) after all others."""
 KEPT_ROWS = 4096
 """Of what came before even that, for the last ids and update numbers of a quiet instrument."""
 
@@ -175,24 +177,33 @@ def _cover(shard: ShardAggregator, unit: MonthUnit, ticks: RawTicks) -> dict[str
     for of in coverage:
         shard.cover([unit.symbol], of.local_from, of.exchange_from, anew=of.anew)
     if unit.area.imports is not None:
-        spans = _imported_spans(coverage)
-    else:
-        spans = {
-            TRUE: list(unit.spans),
-            EXCHANGE: [(start, stop - TAIL_NS) for start, stop in unit.spans],
-        }
-    rules = unit.rules
-    if unit.area.imports is None and unit.spans and rules.lateness_ns and not rules.partial:
+        for kind in (TRADES, QUOTES):
+            _leave_out(shard, kind, _imported_spans([of for of in coverage if kind in of.kinds]))
+        return cuts
+    rules, live = unit.rules, unit.rules.lateness_ns is not None and not unit.rules.partial
+    spans = {
+        TRUE: list(unit.spans),
+        EXCHANGE: [(start, stop - TAIL_NS) for start, stop in unit.spans],
+    }
+    if unit.spans and live:
         # Exactly what live has sealed by the time that it came to.
         now = unit.spans[-1][1] - rules.hold_ns
-        sealed = {TRUE: now // NS, EXCHANGE: (now - rules.lateness_ns) // NS}
+        sealed = {TRUE: now // NS, EXCHANGE: (now - (rules.lateness_ns or 0)) // NS}
         cuts = {clock: min(cut, sealed[clock]) for clock, cut in cuts.items()}
-    elif spans[TRUE]:
-        shard.cover_until([unit.symbol], spans[TRUE][-1][1], spans[EXCHANGE][-1][1])
-    for clock, of_clock in spans.items():
-        for (_, stop), (start, _) in pairwise([(0, 0), *of_clock]):
-            shard.leave_out(clock, stop, start)
+        spans = {clock: [*of[:-1], (of[-1][0], EVER)] for clock, of in spans.items()}
+    for kind in (TRADES, QUOTES):
+        _leave_out(shard, kind, spans)
     return cuts
+
+
+def _leave_out(
+    shard: ShardAggregator, kind: str, spans: Mapping[str, Sequence[tuple[int, int]]]
+) -> None:
+    """What lies between the spans, before and after them; without any, nothing."""
+    for clock, of_clock in spans.items():
+        edges = [(0, 0), *of_clock, (EVER, EVER)]
+        for (_, stop), (start, _) in pairwise(edges if of_clock else ()):
+            shard.leave_out(clock, kind, stop, start)
 
 
 def _imported_spans(coverage: list[Covered]) -> dict[str, list[tuple[int, int]]]:

@@ -16,7 +16,17 @@ import pyarrow as pa
 
 from publish import raw_chunks
 from publish.merging import EPOCH
-from publish.raw_chunks import DAY_NS, GAPS, SESSIONS, Group, read_chunk, read_groups, valid
+from publish.raw_chunks import (
+    DAY_NS,
+    GAPS,
+    QUOTES,
+    SESSIONS,
+    TRADES,
+    Group,
+    read_chunk,
+    read_groups,
+    valid,
+)
 from publish.raw_days import Instrument, day_key, existing_day, parse_day_key, series_prefix
 from publish.raw_pieces import Piece, pieces_of_chunk, read_piece
 from publish.replay.imported import ROOT as IMPORTS
@@ -42,13 +52,14 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """From when, and in an import until when, an instrument's data is complete (ns)."""
+    """From when, and in an import until when, an instrument's ticks are complete (ns)."""
 
     local_from: int
     exchange_from: int
     anew: bool
     local_to: int | None = None
     exchange_to: int | None = None
+    kinds: tuple[str, ...] = (TRADES, QUOTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +137,9 @@ class RawTicks:
         """From when the instrument is complete; [] if nothing says so."""
         if self._area.imports is not None:
             return [
-                Covered(local_from, exchange_from, anew, local_to, exchange_to)
-                for name in self._area.imports
-                for symbol, local_from, local_to, exchange_from, exchange_to, anew in (
-                    self._imported_as(name).coverage
-                )
+                Covered(local_from, exchange_from, anew, local_to, exchange_to, tuple(of.kinds))
+                for of in map(self._imported_as, self._area.imports)
+                for symbol, local_from, local_to, exchange_from, exchange_to, anew in of.coverage
                 if symbol == self.symbol
             ]
         return [

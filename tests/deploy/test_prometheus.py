@@ -186,6 +186,7 @@ def raised(running: Deployment, faults: Sequence[Fault]) -> None:
         fault.end(running)
 
 
+@pytest.mark.nightly
 def test_every_expression_finds_data_and_each_fault_raises_its_alert(
     deployment: Deployment,
 ) -> None:

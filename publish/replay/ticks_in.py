@@ -6,6 +6,7 @@ sources were imported to (`imported.py`).
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -15,11 +16,22 @@ import pyarrow as pa
 
 from publish import raw_chunks
 from publish.merging import EPOCH
-from publish.raw_chunks import DAY_NS, GAPS, SESSIONS, Group, read_chunk, read_groups, valid
+from publish.raw_chunks import (
+    DAY_NS,
+    GAPS,
+    QUOTES,
+    SESSIONS,
+    TRADES,
+    Group,
+    read_chunk,
+    read_groups,
+    valid,
+)
 from publish.raw_days import Instrument, day_key, existing_day, parse_day_key, series_prefix
 from publish.raw_pieces import Piece, pieces_of_chunk, read_piece
 from publish.replay.imported import ROOT as IMPORTS
 from publish.replay.imported import Imported, find
+from publish.retries import threads_for
 from publish.settings import PublishSettings
 from publish.store import Store, StoreError, open_store
 
@@ -40,13 +52,14 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """From when, and in an import until when, an instrument's data is complete (ns)."""
+    """From when, and in an import until when, an instrument's ticks are complete (ns)."""
 
     local_from: int
     exchange_from: int
     anew: bool
     local_to: int | None = None
     exchange_to: int | None = None
+    kinds: tuple[str, ...] = (TRADES, QUOTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +107,17 @@ class RawTicks:
         earlier = [day for day in days if day < first]
         # Coverage holds from whenever it began; of ticks the last are what copies are known by.
         wanted.update(earlier if of.kind == SESSIONS else sorted(earlier)[-1:])
-        folded: dict[date, dict[str, int]] = {}
-        for day in sorted(wanted):
-            pieces, folded[day] = existing_day(self.store, day_key(of, day))
+        in_order = sorted(wanted)
+        with ThreadPoolExecutor(threads_for(self.store)) as threads:
+            found = threads.map(lambda day: existing_day(self.store, day_key(of, day)), in_order)
+            files = dict(zip(in_order, found, strict=True))
+        for pieces, _ in files.values():
             yield from pieces
         chunks: dict[int, list[raw_chunks.Chunk]] = {}
         for key in self.store.list(f"{raw_chunks.ROOT}/{of.kind}"):
             _, partition, day, begin, _ = raw_chunks.parse_key(key)
-            fresh = begin >= folded.get(day, {}).get(str(partition), 0)
+            _, folded = files.get(day, ([], {}))
+            fresh = begin >= folded.get(str(partition), 0)
             if fresh and (of.kind == SESSIONS or first <= day <= last):
                 chunks.setdefault(partition, []).append(read_chunk(self.store, key))
         for some in chunks.values():
@@ -121,11 +137,9 @@ class RawTicks:
         """From when the instrument is complete; [] if nothing says so."""
         if self._area.imports is not None:
             return [
-                Covered(local_from, exchange_from, anew, local_to, exchange_to)
-                for name in self._area.imports
-                for symbol, local_from, local_to, exchange_from, exchange_to, anew in (
-                    self._imported_as(name).coverage
-                )
+                Covered(local_from, exchange_from, anew, local_to, exchange_to, tuple(of.kinds))
+                for of in map(self._imported_as, self._area.imports)
+                for symbol, local_from, local_to, exchange_from, exchange_to, anew in of.coverage
                 if symbol == self.symbol
             ]
         return [

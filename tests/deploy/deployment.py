@@ -17,12 +17,13 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from ingest.simulator import DEFAULT_NATIVES, EXCHANGES
+from ingest.simulator import EXCHANGES
 from publish.keys import KeyFile
 from tests.deploy.debian import faketime, program
 from tests.deploy.dockerfile import ROOT
 from tests.deploy.inhibition import inhibited
 from tests.deploy.scaling import SCRAPE_S, scaled
+from tests.deploy.venues import NATIVES
 from tests.end_to_end.processes import wait_until
 from tests.publish.conftest import free_ports
 from tests.publish.faulty_proxy import FaultyProxy
@@ -131,9 +132,13 @@ class Deployment:
         data: dict[str, Any] = document["data"]
         return data
 
-    def told(self) -> set[tuple[str, str]]:
-        """(alert, its exchange, kind and job) of what people are told: not what is inhibited."""
-        labels = [found["metric"] for found in self.query('ALERTS{alertstate="firing"}')]
+    def told(self, pending: bool = False) -> set[tuple[str, str]]:
+        """(alert, its exchange, kind and job) of what people are told: not what is inhibited.
+
+        `pending`: of what they will be told too, unless it ends.
+        """
+        state = "firing|pending" if pending else "firing"
+        labels = [found["metric"] for found in self.query(f'ALERTS{{alertstate=~"{state}"}}')]
         return {
             (one["alertname"], _about(one))
             for one in labels
@@ -181,7 +186,7 @@ class Deployment:
         }
         for exchange in EXCHANGES:
             sections[f"venues.{exchange}"] = {
-                "symbols": list(DEFAULT_NATIVES[exchange]),
+                "symbols": list(NATIVES[exchange]),
                 "ws_url": f"ws://127.0.0.1:{self._venues_port}",
                 "rest_url": f"http://127.0.0.1:{self._venues_port}",
             }

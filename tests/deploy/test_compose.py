@@ -63,6 +63,12 @@ def test_without_a_profile_there_is_only_what_others_need() -> None:
     assert "depends_on" not in config()["services"]["kafka"]
 
 
+def test_the_example_of_env_runs_the_live_profile_and_the_flag_overrides_it() -> None:
+    chosen = {"COMPOSE_PROFILES": "live"}  # deploy/example.env
+    assert set(config(**chosen)["services"]) == set(config("live")["services"])
+    assert set(config("demo", **chosen)["services"]) == set(config("demo")["services"])
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_our_containers_have_no_rights_they_dont_need(profile: str) -> None:
     for name, service in perpflow_services(profile).items():

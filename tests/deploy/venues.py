@@ -14,14 +14,15 @@ from ingest.simulator.faults import SILENT, STORM, ConnectionFaults, Fault
 from ingest.simulator.flow import SECOND
 
 SEED = 8
-INTENSITY = 4.0
+INTENSITY = 2.0
+NATIVES = {exchange: DEFAULT_NATIVES[exchange][:2] for exchange in EXCHANGES}
 _LASTING_S = 1e6
 
 
 async def main() -> None:
     start = (time.time_ns() // SECOND + 1) * SECOND
     markets = {
-        exchange: Market(SEED, exchange, DEFAULT_NATIVES[exchange], start, intensity=INTENSITY)
+        exchange: Market(SEED, exchange, NATIVES[exchange], start, intensity=INTENSITY)
         for exchange in EXCHANGES
     }
     faults = ConnectionFaults()

@@ -5,7 +5,7 @@ import uuid
 import numpy as np
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 
-from ingest.metrics import BatchHistogram, Flow, connections
+from ingest.metrics import BatchHistogram, Flow, begin, connections
 from ingest.ticks import BACKLOG, LIVE, Trades
 
 SEED = 4
@@ -82,3 +82,13 @@ def test_connections_are_told_by_state() -> None:
     connections(exchange, ["subscribed", "subscribing"])
     states = ("connecting", "subscribing", "subscribed")
     assert [told("connections", exchange, state=state) for state in states] == [0, 1, 1]
+
+
+def test_what_rarely_happens_is_0_from_the_start() -> None:
+    exchange = uuid.uuid4().hex
+    begin(exchange)
+    for name in ("trades_missing", "spool_failures", "append_failures", "subscriptions_given_up"):
+        assert told(f"{name}_total", exchange) == 0
+    for reason in ("back", "forward"):
+        assert told("clock_steps_total", exchange, reason=reason) == 0
+    assert told("connections", exchange, state="subscribed") == 0

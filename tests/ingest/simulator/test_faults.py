@@ -1,8 +1,10 @@
 """The script of connection faults, and what the simulator counts of what it did."""
 
 import time
+from contextlib import suppress
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from ingest.simulator import Simulator
 from ingest.simulator import faults as sim
@@ -63,6 +65,20 @@ async def test_a_market_that_was_held_up_does_not_run_to_catch_up() -> None:
         held_up = len(client.pushes)
         await client.received(held_up + 1)
         assert simulator.market_ns - before < 50e9
+
+
+async def test_a_lasting_fault_ends_when_it_is_healed() -> None:
+    faults = ConnectionFaults()
+    simulator = Simulator({BINANCE: feed(BINANCE, 4_000)}, speed=100.0, connection_faults=faults)
+    async with simulator:
+        faults.strike(Fault(0.0, sim.STORM, BINANCE, 1e6))
+        with suppress(ConnectionClosed):  # before it has asked for anything, or soon after
+            async with Client(simulator, BINANCE, KEYS) as refused:
+                await eventually(lambda: refused.closed is not None)
+        assert faults.hits == {(sim.STORM, BINANCE): 1}
+        faults.heal()
+        async with Client(simulator, BINANCE, KEYS) as client:
+            await client.received(5)
 
 
 @pytest.mark.parametrize("exchange", [OKX, BINANCE])

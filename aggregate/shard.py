@@ -61,8 +61,9 @@ class ShardAggregator:
         """From when instruments were covered that have been delisted and listed again since."""
         self._anew: I64 = np.empty(0, dtype=np.int64)
         """Arrival stamps (ns) of those that are covered anew."""
-        self._to: dict[str, I64] = {c: np.empty(0, dtype=np.int64) for c in CLOCKS}
-        self._holes: dict[str, list[tuple[int, int]]] = {c: [] for c in CLOCKS}
+        self._holes: dict[tuple[str, str], list[tuple[int, int]]] = {
+            (c, k): [] for c in CLOCKS for k in KINDS
+        }
         self.sealed = dict.fromkeys(CLOCKS, 0)
         """Per clock, the second before which everything is sealed."""
         self._datasets: dict[str, Dataset] = {d.name: d for d in datasets(rules.toxicity_reset)}
@@ -98,18 +99,9 @@ class ShardAggregator:
             for bounds, which in ((self._from, codes[now]), (self._earlier, codes[~now])):
                 bounds[clock][which] = np.minimum(bounds[clock][which], stamp)
 
-    def cover_until(self, symbols: Sequence[str], local_to: int, exchange_to: int) -> None:
-        """The input of these symbols ends at these stamps (ns); the latest counts."""
-        codes = self._lookup(symbols)
-        for clock in CLOCKS:
-            at = codes[self._to[clock][codes] == _NEVER]
-            self._to[clock][at] = 0
-        for clock, stamp in ((TRUE, local_to), (EXCHANGE, exchange_to)):
-            self._to[clock][codes] = np.maximum(self._to[clock][codes], stamp)
-
-    def leave_out(self, clock: str, start: int, end: int) -> None:
+    def leave_out(self, clock: str, kind: str, start: int, end: int) -> None:
         """There is no data of [start, end) (ns), of any symbol: what replay knows of its input."""
-        self._holes[clock].append((start, end))
+        self._holes[clock, kind].append((start, end))
 
     def _lookup(self, symbols: Sequence[str]) -> I64:
         for symbol in symbols:
@@ -118,7 +110,7 @@ class ShardAggregator:
                 self.symbols.append(symbol)
         more = len(self.symbols) - len(self._from[TRUE])
         if more:
-            for bounds in (self._from, self._earlier, self._to):
+            for bounds in (self._from, self._earlier):
                 for clock in CLOCKS:
                     bounds[clock] = np.append(bounds[clock], np.full(more, _NEVER))
             self._anew = np.append(self._anew, np.zeros(more, dtype=np.int64))
@@ -258,8 +250,7 @@ class ShardAggregator:
             covered = (start >= since) | (
                 (start >= self._earlier[clock][rows.code]) & (end <= since)
             )
-            covered &= end <= self._to[clock][rows.code]
-            for hole_from, hole_to in self._holes[clock]:
+            for hole_from, hole_to in self._holes[clock, kind]:
                 covered &= (end <= hole_from) | (start >= hole_to)
             if not covered.all():
                 self.dropped[clock, kind, "withheld"] += int((~covered).sum())

@@ -141,7 +141,7 @@ def run() -> list[Result]:
             *(ours["ticks"] / ours["cpu_s"], "ticks/CPU-s", 2_000_000, detail),
         ),
         Result(
-            "peak memory of that worker, a month of 200 M ticks",
+            "peak memory of that worker",
             *(ours["peak_mb"], "MB", 1000, {"days": days}),
             better="lower",
         ),

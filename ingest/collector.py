@@ -9,6 +9,7 @@ true: when it is taken, every frame stamped before has been handed over.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -48,6 +49,8 @@ SPOOL_DRAIN_S = 5.0
 """How long a start waits for spooled records to reach the log before it looks for gaps."""
 STOP_S = 8.0
 """How long `stop` waits for the log to take what is left; daemons stop within 10 s."""
+TIMER_S = 0.002
+"""How much too early a timer of the event loop may go off."""
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -357,21 +360,23 @@ class Collector:
         _log.info("subscribed", exchange=self._settings.exchange, symbols=len(ready))
 
     async def _keep_time(self) -> None:
-        """Flush every `batch_ms`, and promise every `punctuation_ms`."""
-        loop = asyncio.get_running_loop()
-        promised = loop.time()
+        """Flush every `batch_ms`, and promise every `punctuation_ms`, as the wall clock passes
+        their multiples: so a promise follows the end of a second and its hold at once, and no bar
+        waits for up to another `punctuation_ms`."""
+        batch_s, every_s = self._settings.batch_ms / 1e3, self._settings.punctuation_ms / 1e3
+        promised = int(time.time() / every_s)
         heard = 0, 0
         assert self._feeds is not None
         while True:
-            await asyncio.sleep(self._settings.batch_ms / 1e3)
+            await asyncio.sleep(batch_s - time.time() % batch_s + TIMER_S)
             if self._recording is not None:
                 self._recording.write()
             if self._confirmed:
                 self._cover()
-            due = loop.time() - promised >= self._settings.punctuation_ms / 1e3
+            period = int(time.time() / every_s)
             # While the log is behind, promises would only make it fall further behind.
-            if due and not self._appender.paused:
-                promised = loop.time()
+            if period != promised and not self._appender.paused:
+                promised = period
                 self._put(self._session.punctuate())
             else:
                 self._put(self._session.flush())

@@ -57,6 +57,19 @@ class Place:
         )
 
 
+def check(store: Store) -> None:
+    """Raise `StoreError` if the store's server takes conditional writes for plain ones."""
+    key = f"{ROOT}/.check-{secrets.token_hex(8)}"
+    try:
+        if not store.swap(key, None, b"1") or store.swap(key, None, b"2"):
+            raise StoreError(
+                f"{store.url}: its server does not know conditional writes (If-None-Match), by "
+                f"which publisher, replay and audit exclude each other: use one that does"
+            )
+    finally:
+        store.delete(key)
+
+
 class Lease:
     """A lease that is held; `keep` it before each write. `now`: Unix seconds."""
 

@@ -15,6 +15,7 @@ from functools import partial
 
 import structlog
 
+from aggregate.intervals import LADDER
 from ingest.log import Log, Ownership, TopicPartition
 from ingest.log.reading import read_kept
 from ingest.records import BARS_TOPIC
@@ -93,7 +94,7 @@ class Publisher:
                 await self._flush(self._due_intervals())
                 await self._tidy(time.monotonic() + self._every_s)
             await self._read_to_the_end(time.monotonic() + READ_ON_S)
-            await self._flush(self._pending.intervals)
+            await self._flush_in_turn()
             await self._tidy(time.monotonic() + STOP_S)
         except Unfinished as left:
             _log.warning("stopped before all bars were in files", problem=str(left))
@@ -167,6 +168,15 @@ class Publisher:
         for interval in due:
             self._due[interval] = now + self._periods.get(interval, self._flush_s)
         return due
+
+    async def _flush_in_turn(self) -> None:
+        """At a stop, in pieces, so that it ends in time: the small ones first, and close marks (of
+        no interval) last, as all rows before them have to be in files."""
+        seconds = {interval.name: interval.seconds for interval in LADDER}
+        for interval in sorted(self._pending.intervals, key=lambda name: -seconds.get(name, 0)):
+            if self._work.over:
+                raise Unfinished(f"{len(self._pending)} records left: the next start reads them")
+            await self._flush({interval})
 
     async def _flush(self, intervals: set[str]) -> None:
         pending, days = self._pending, self._days

@@ -72,7 +72,11 @@ def _opened(store: Store, piece: Piece, **options: Any) -> Iterator[pq.ParquetFi
     with store.reading(piece.key) as source:
         try:
             yield pq.ParquetFile(
-                source, metadata=piece.file, page_checksum_verification=True, **options
+                source,
+                metadata=piece.file,
+                pre_buffer=store.path("") is None,  # S3: columns beside each other in one request
+                page_checksum_verification=True,
+                **options,
             )
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"{store.url}/{piece.key} can't be read: {error}") from error

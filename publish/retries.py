@@ -43,6 +43,11 @@ class StoreWork:
         self._stopping = stopping
         self._over_at: float | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether a stop was asked for and its time is up."""
+        return self._stopping.is_set() and not self._left()
+
     async def until_done(self, stage: str, tasks: Sequence[Task]) -> None:
         """Run the tasks; those that meet a `StoreError` again, ever later, until they don't.
 

@@ -57,3 +57,11 @@ def kafka(kafka_broker: Broker, request: pytest.FixtureRequest) -> Broker:
     if isinstance(kafka_broker, NoidaKafka) and name in NOIDA_CANNOT:
         request.applymarker(pytest.mark.xfail(reason=NOIDA_CANNOT[name]))
     return kafka_broker
+
+
+@pytest.fixture(autouse=True)
+def stops_are_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher that is stopped in this process writes all it has read, however busy the machine
+    is; what a stop that takes too long leaves is tested by itself (tests/publish/test_retries.py).
+    """
+    monkeypatch.setattr("publish.retries.STOP_S", 120.0)

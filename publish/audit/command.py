@@ -9,12 +9,18 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from aggregate.shard import Rules
-from publish.audit.plan import AuditError, Plan, Wanted, plan
+from ingest.errors import UserError
+from publish.audit.plan import Plan, Wanted, plan
 from publish.audit.report import AuditReport
 from publish.audit.unit import UnitReport, audit_unit
 from publish.progress import Progress, quiet
 from publish.replay.ticks_in import Area
 from publish.settings import Settings
+
+
+class AuditError(UserError):
+    """The audit ended before its end; the message says why."""
+
 
 WIDTH = 140
 """Columns, where there is no terminal to ask."""
@@ -23,7 +29,10 @@ WIDTH = 140
 def audit(
     settings: Settings, wanted: Wanted, processes: int, progress: Progress = quiet
 ) -> AuditReport:
-    """Audit what is wanted of the days that are over. Raises `AuditError` and `StoreError`."""
+    """Audit what is wanted of the days that are over.
+
+    Raises `NothingToAudit`, `AuditError` and `StoreError`.
+    """
     began = time.monotonic()
     area, rules = Area(settings.publish), rules_of(settings)
     if wanted.repair:

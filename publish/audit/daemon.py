@@ -18,7 +18,7 @@ from publish import health
 from publish.audit import metrics
 from publish.audit.causes import CAUSES
 from publish.audit.command import audit, write_json
-from publish.audit.plan import Wanted
+from publish.audit.plan import NothingToAudit, Wanted
 from publish.audit.report import DEFECT, AuditReport
 from publish.settings import Settings
 from publish.stopping import deadline, on_signals
@@ -61,6 +61,9 @@ class _Watch:
         wanted = Wanted(day.year, day.month, repair=self.settings.audit.repair)
         try:
             report = audit(self.settings, wanted, self.processes, self._unless_stopping)
+        except NothingToAudit as error:
+            _log.info("nothing to audit yet", why=str(error))
+            return self._patience_is_over(day)
         except UserError as error:
             if self.stopping.is_set():
                 return False
@@ -71,8 +74,11 @@ class _Watch:
         _tell(report)
         if self.json is not None:
             write_json(self.json, report)
-        late = self.now() - datetime.combine(day, datetime.max.time(), UTC) > PATIENCE
-        return late or not any(day in days for days in report.waiting.values())
+        waits = any(day in days for days in report.waiting.values())
+        return not waits or self._patience_is_over(day)
+
+    def _patience_is_over(self, day: date) -> bool:
+        return self.now() - datetime.combine(day, datetime.max.time(), UTC) > PATIENCE
 
     def _unless_stopping(self, what: str, done: int, total: int) -> None:
         """Before any process is started, and after each instrument."""
@@ -114,6 +120,7 @@ async def watch(
     state = _Watch(settings, processes, json, now, stopping)
     async with health.served(settings.metrics, lambda: state.caught_up):
         _log.info("running")
+        metrics.LAST.set_to_current_time()
         while not stopping.is_set():
             if state.caught_up:
                 await _until(stopping, state.wait_s())

@@ -12,7 +12,10 @@ from publish.audit.unit import UnitReport
 
 _NS = 1e9
 
-LAST = Gauge("perpflow_audit_last_timestamp_seconds", "When the last audit ended")
+LAST = Gauge(
+    "perpflow_audit_last_timestamp_seconds",
+    "When the last audit ended; at first, when the daemon began",
+)
 SECONDS = Gauge("perpflow_audit_seconds", "How long the last audit took")
 FAILURES = Counter("perpflow_audit_failures_total", "Audits that an error ended")
 WAITING = Gauge("perpflow_audit_waiting_days", "Days that the last audit had to leave out")

@@ -19,8 +19,8 @@ from publish.replay.ticks_in import Area
 from publish.store import Store
 
 
-class AuditError(UserError):
-    """There is nothing to audit; the message says why."""
+class NothingToAudit(UserError):
+    """The raw archive has none of what is wanted, or not yet; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Plan:
 def plan(area: Area, rules: Rules, wanted: Wanted, today: date) -> Plan:
     """A unit an instrument, of the days before `today` (UTC) that are settled.
 
-    Raises `AuditError` if there is none, and `StoreError`.
+    Raises `NothingToAudit`, and `StoreError`.
     """
     store = area.open()
     found = Plan()
@@ -76,7 +76,7 @@ def plan(area: Area, rules: Rules, wanted: Wanted, today: date) -> Plan:
             live = MonthUnit(area, exchange, symbol, wanted.year, wanted.month, rules)
             found.units.append(AuditUnit(live, tuple(settled), wanted.repair))
     if not found.units:
-        raise AuditError(_nothing(store, wanted, found))
+        raise NothingToAudit(_nothing(store, wanted, found))
     return found
 
 

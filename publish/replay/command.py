@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import has_magic
 from pathlib import Path
 from time import perf_counter
 
 from aggregate.shard import Rules
 from ingest.instruments import OKX
+from publish import lease
 from publish.progress import Progress, quiet
 from publish.raw_chunks import ROOT as OPEN_DAYS
 from publish.raw_days import ROOT as DAYS
@@ -20,7 +22,7 @@ from publish.replay.plan import RECORDED, archived_units, imported_units
 from publish.replay.summary import ReplaySummary
 from publish.replay.ticks_in import Area
 from publish.replay.work import Examined, Job, examine_all, perform_all
-from publish.replay.writing import ReplayError
+from publish.replay.writing import ReplayError, sweep
 from publish.settings import PublishSettings
 from publish.store import open_store
 
@@ -73,7 +75,10 @@ def replay(options: ReplayOptions, progress: Progress = quiet) -> ReplaySummary:
     """
     started = perf_counter()
     store = open_store(options.place)
-    store.check()
+    if not options.dry:
+        store.check()
+        lease.check(store)
+    sweep()
     summary = ReplaySummary(options.out, options.dry)
     with jobs_of(options, summary, progress) as (jobs, imported):
         examined = _examined(jobs, options, summary, progress)
@@ -140,6 +145,8 @@ def _archive(options: ReplayOptions) -> Area | None:
 
 def _own(options: ReplayOptions, source: str) -> PublishSettings | None:
     url = source
+    if has_magic(source):
+        return None
     if not source.startswith(("file://", "s3://")):
         if not Path(source).is_dir():
             return None

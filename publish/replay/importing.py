@@ -10,15 +10,12 @@ subscriptions) holds for the next.
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import orjson
 
-from ingest.errors import UserError
 from ingest.recording import read_header
 from publish.progress import Progress, quiet
 from publish.replay.contracts import Contracts, Dated, read_lists
@@ -27,14 +24,16 @@ from publish.replay.import_tables import import_table
 from publish.replay.imported import Imported, find, finish, sweep
 from publish.replay.opening import expand, fetch, opened, size_of
 from publish.replay.overlaps import refuse_overlaps, same_content
+from publish.replay.processes import Advance, over_processes
 from publish.replay.sources import FRAMES, recognise
 from publish.replay.sources.base import Input, Layout, SourceError
-from publish.replay.sources.texts import first_lines
+from publish.replay.sources.texts import first_lines, is_zip
 from publish.store import Store
 
 VERSION = 1
 """Of what is imported: another number imports everything anew."""
 _DIGEST_CHARS = 16
+_LOOKED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +65,19 @@ class _Settings:
     lists: tuple[Dated, ...]
     latency_ns: int | None
 
-    def digest(self, *of: str) -> str:
+    def digest(self, *of: object) -> str:
         lists = [[since, [asdict(i) for i in listed]] for since, listed in self.lists]
         settings = [VERSION, self.exchange, lists, self.latency_ns, *of]
         return hashlib.sha256(orjson.dumps(settings)).hexdigest()[:_DIGEST_CHARS]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A table to be imported, by whichever process."""
+
+    file: _File
+    settings: _Settings
+    scratch: Store
 
 
 def import_all(
@@ -84,29 +92,37 @@ def import_all(
     files = _all_recognised(expand(given))
     sweep(scratch)
     tables = [file for file in files if file.layout.format != FRAMES]
+    latency_ns = options.assume_latency_ns
     jobs = [
-        (file, _settings(_exchange_of(file, options), lists, options.assume_latency_ns))
+        _Job(file, _settings(_exchange_of(file, options), lists, latency_ns), scratch)
         for file in tables
     ]
-    found = list(_import_tables(jobs, scratch, options.processes, progress))
+    found = _import_tables(jobs, options.processes, progress)
     recordings = [file for file in files if file.layout.format == FRAMES]
     found += _import_frames(recordings, options, lists, scratch, progress)
     return refuse_overlaps(found)
 
 
 def _all_recognised(urls: Sequence[str]) -> list[_File]:
-    out, errors = [], []
-    for url in urls:
-        try:
-            with opened(url) as raw:
-                out.append(_File(url, recognise(url, first_lines(url, raw)), size_of(url)))
-        except SourceError as error:
-            errors.append(error)
+    with ThreadPoolExecutor(_LOOKED_AT_ONCE) as threads:
+        found = list(threads.map(_recognised, urls))
+    errors = [of for of in found if isinstance(of, SourceError)]
     if len(errors) > 1:
         raise ExceptionGroup("files that can't be replayed", errors)
     if errors:
         raise errors[0]
-    return out
+    return [of for of in found if isinstance(of, _File)]
+
+
+def _recognised(url: str) -> _File | SourceError:
+    try:
+        with opened(url) as raw:
+            layout = recognise(url, first_lines(url, raw))
+            if layout.format == FRAMES and is_zip(raw):
+                raise SourceError(f"{url}: frames are read plain or as gzip: unzip it first")
+            return _File(url, layout, size_of(url))
+    except SourceError as error:
+        return error
 
 
 def _exchange_of(file: _File, options: ImportOptions) -> str:
@@ -123,46 +139,36 @@ def _settings(exchange: str, lists: dict[str, list[Dated]], latency_ns: int | No
     return _Settings(exchange, tuple(lists.get(exchange, ())), latency_ns)
 
 
-def _import_tables(
-    jobs: Sequence[tuple[_File, _Settings]], scratch: Store, processes: int, progress: Progress
-) -> Iterator[Imported]:
+def _import_tables(jobs: Sequence[_Job], processes: int, progress: Progress) -> list[Imported]:
     """Each job's import, in their order, `processes` files at a time."""
-    total, done = sum(file.size for file, _ in jobs), 0
-    if processes == 1 or len(jobs) < 2:
-        for file, settings in jobs:
-            yield _table(file, settings, scratch, _within(progress, done, total))
-            done += file.size
-            progress("importing", done, total)
-        return
-    # Forking a process that has threads (Arrow's) can deadlock the child.
-    with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn")) as pool:
-        futures = {pool.submit(_table, *job, scratch): job[0] for job in jobs}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                done += futures[future].size
-                progress("importing", done, total)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that imports was killed, perhaps for want of memory: use fewer "
-                "processes (--processes 1)"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-        yield from (future.result() for future in futures)
+    total, done = sum(job.file.size for job in jobs), 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        progress("importing", done, total)
+
+    return over_processes(_import_table, jobs, processes, advance)
 
 
-def _within(progress: Progress, before: int, total: int) -> Progress:
-    """The progress of one file as that of all."""
-    return lambda what, done, size: progress("importing", before + done, total)
+def _import_table(job: _Job, advance: Advance) -> Imported:
+    reached = 0
+
+    def at(what: str, position: int, size: int) -> None:
+        nonlocal reached
+        advance(position - reached)
+        reached = position
+
+    imported = _table(job, at)
+    advance(job.file.size - reached)
+    return imported
 
 
-def _table(
-    file: _File, settings: _Settings, scratch: Store, progress: Progress = quiet
-) -> Imported:
+def _table(job: _Job, progress: Progress) -> Imported:
+    file, settings, scratch = job.file, job.settings, job.scratch
     with tempfile.TemporaryDirectory(prefix="perpflow-") as directory:
         source = fetch(file.url, Path(directory))
-        digest = settings.digest(file.layout.format, file.layout.kind, source.sha256)
+        digest = settings.digest(*file.layout.facts, source.sha256)
         done = find(scratch, digest)
         if done is not None:
             return replace(done, sources=[done.sources[0] | {"url": file.url}])

@@ -8,7 +8,7 @@ no time and no place, so whoever makes the same of the same writes the same byte
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -56,7 +56,7 @@ class Manifest:
     version: int = VERSION
 
     def encode(self) -> bytes:
-        return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+        return orjson.dumps(self, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
 
     @classmethod
     def decode(cls, value: bytes) -> Self:

@@ -11,7 +11,7 @@ everything.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -38,8 +38,13 @@ TAIL_NS = 5 * NS
 """Before the end of what was collected, windows of the exchange clock may still lack ticks."""
 OUTAGE_NS = 3600 * NS
 """A shorter time that no source covers is an outage: its windows are published, as live does."""
+BEFORE_NS = MEMORY_NS + FUTURE_NS
+"""What came so long before the month is read too: a venue's clock may be ahead of arrival, and
+copies are known by what was seen."""
+EVER = 1 << 62
+"""A stamp (ns) after all others."""
 KEPT_ROWS = 4096
-"""Of what came before the month, for the ids and update numbers by which copies are known."""
+"""Of what came before even that, for the last ids and update numbers of a quiet instrument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,6 @@ class Account:
     first_ns: int | None = None
     last_ns: int | None = None
     """Arrival stamps (ns) of the first and last tick that arrived in the month."""
-    sources: dict[str, str] = field(default_factory=dict)
-    """Digest of each file looked at, by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,11 @@ def inputs(unit: MonthUnit) -> Inputs:
     feed = _Feed(unit, ticks)
     begin, end = unit.begin * NS, unit.end * NS
     used = {piece.key for _, piece in feed.pieces}
-    spans = [(max(start, begin), min(stop, end)) for start, stop in unit.spans]
-    coverage = [astuple(of) for of in ticks.coverage()]
+    # What is added to an archive later must not make a month that is over another.
+    near, far = begin - DAY_NS, end + DAY_NS
+    spans = [(max(at, near), min(to, far)) for at, to in unit.spans if at < far and to > near]
+    coverage = [astuple(of) for of in ticks.coverage() if of.local_from < far]
+    lagging = [asdict(of) for of in feed.lagging if of.local_from < far and of.local_to > near]
     within = [piece for _, piece in feed.pieces if piece.low < end and piece.high >= begin]
     days = {
         EPOCH + timedelta(days=day)
@@ -117,7 +123,7 @@ def inputs(unit: MonthUnit) -> Inputs:
     return Inputs(
         sum(piece.rows for piece in within),
         ticks.named(used),
-        [coverage, spans, [asdict(of) for of in feed.lagging]],
+        [coverage, spans, lagging],
         tuple(sorted(days)),
     )
 
@@ -152,7 +158,6 @@ def month_bars(unit: MonthUnit, account: Account) -> Iterator[tuple[Series, date
         yield from days.over(clock, unit.end)
     account.dropped.update(shard.dropped)
     account.gaps = ticks.gaps(unit.begin * NS, unit.end * NS)
-    account.sources = ticks.named({piece.key for _, piece in feed.pieces})
 
 
 def _forget_what_was_before(shard: ShardAggregator, clock: str, begin: int) -> None:
@@ -169,24 +174,33 @@ def _cover(shard: ShardAggregator, unit: MonthUnit, ticks: RawTicks) -> dict[str
     for of in coverage:
         shard.cover([unit.symbol], of.local_from, of.exchange_from, anew=of.anew)
     if unit.area.imports is not None:
-        spans = _imported_spans(coverage)
-    else:
-        spans = {
-            TRUE: list(unit.spans),
-            EXCHANGE: [(start, stop - TAIL_NS) for start, stop in unit.spans],
-        }
-    rules = unit.rules
-    if unit.area.imports is None and unit.spans and rules.lateness_ns and not rules.partial:
+        for kind in (TRADES, QUOTES):
+            _leave_out(shard, kind, _imported_spans([of for of in coverage if kind in of.kinds]))
+        return cuts
+    rules, live = unit.rules, unit.rules.lateness_ns is not None and not unit.rules.partial
+    spans = {
+        TRUE: list(unit.spans),
+        EXCHANGE: [(start, stop - TAIL_NS) for start, stop in unit.spans],
+    }
+    if unit.spans and live:
         # Exactly what live has sealed by the time that it came to.
         now = unit.spans[-1][1] - rules.hold_ns
-        sealed = {TRUE: now // NS, EXCHANGE: (now - rules.lateness_ns) // NS}
+        sealed = {TRUE: now // NS, EXCHANGE: (now - (rules.lateness_ns or 0)) // NS}
         cuts = {clock: min(cut, sealed[clock]) for clock, cut in cuts.items()}
-    elif spans[TRUE]:
-        shard.cover_until([unit.symbol], spans[TRUE][-1][1], spans[EXCHANGE][-1][1])
-    for clock, of_clock in spans.items():
-        for (_, stop), (start, _) in pairwise([(0, 0), *of_clock]):
-            shard.leave_out(clock, stop, start)
+        spans = {clock: [*of[:-1], (of[-1][0], EVER)] for clock, of in spans.items()}
+    for kind in (TRADES, QUOTES):
+        _leave_out(shard, kind, spans)
     return cuts
+
+
+def _leave_out(
+    shard: ShardAggregator, kind: str, spans: Mapping[str, Sequence[tuple[int, int]]]
+) -> None:
+    """What lies between the spans, before and after them; without any, nothing."""
+    for clock, of_clock in spans.items():
+        edges = [(0, 0), *of_clock, (EVER, EVER)]
+        for (_, stop), (start, _) in pairwise(edges if of_clock else ()):
+            shard.leave_out(clock, kind, stop, start)
 
 
 def _imported_spans(coverage: list[Covered]) -> dict[str, list[tuple[int, int]]]:
@@ -227,7 +241,7 @@ class _Feed:
     def _wanted(self, kind: str) -> list[Piece]:
         """Those that may matter, and the last one before."""
         found = self._ticks.pieces(kind)
-        since = self._begin - MEMORY_NS - FUTURE_NS
+        since = self._begin - BEFORE_NS
         earlier = [piece for piece in found if piece.high < since]
         return [*earlier[-1:], *(piece for piece in found if piece.high >= since)]
 
@@ -251,7 +265,7 @@ class _Feed:
     def into(self, shard: ShardAggregator, account: Account) -> Iterator[Mapping[str, int]]:
         """Add all, one after the other; how far each clock has come: to before what stamp (ns)."""
         self._shard, self._account = shard, account
-        for kind, piece in self._late:
+        for kind, piece in (of for of in self.pieces if of in self._late):
             for collector, ticks in self._read(kind, piece):
                 late = ticks.exchange_ts < piece.low - self._lag
                 self._give(kind, collector, ticks.take(late))
@@ -278,7 +292,9 @@ class _Feed:
         before, after = ticks.local_ts < self._begin, ticks.local_ts >= self._end
         self._take(kind, collector, ticks.take(~(before | after)))
         dropped = Counter(self._shard.dropped)  # each tick is counted in the month that it came in
-        self._add(kind, collector, ticks.take(np.flatnonzero(before)[-KEPT_ROWS:]))
+        recent = np.flatnonzero(before & (ticks.local_ts >= self._begin - BEFORE_NS))
+        kept = np.union1d(recent, np.flatnonzero(before)[-KEPT_ROWS:])
+        self._add(kind, collector, ticks.take(kept))
         self._add(kind, collector, ticks.take(after & (ticks.exchange_ts < self._end)))
         self._shard.dropped = dropped
 

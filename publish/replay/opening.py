@@ -111,6 +111,9 @@ def _readable(url: str) -> Iterator[None]:
     """Anything that goes wrong on the way to a file, as one line that names it."""
     try:
         yield
+    except FileNotFoundError as error:  # over the network it says no more than the URL
+        why = error.strerror or "it is not there, or can't be reached"
+        raise SourceError(f"can't read {url}: {why}") from error
     except OSError as error:
         raise SourceError(f"can't read {url}: {error.strerror or error}") from error
     except SourceError:

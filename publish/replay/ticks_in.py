@@ -4,8 +4,8 @@ An area is a store with the own archive (`raw/`, and `raw_open/` of days not ove
 sources were imported to (`imported.py`).
 """
 
-import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -15,11 +15,22 @@ import pyarrow as pa
 
 from publish import raw_chunks
 from publish.merging import EPOCH
-from publish.raw_chunks import DAY_NS, GAPS, SESSIONS, Group, read_chunk, read_groups, valid
+from publish.raw_chunks import (
+    DAY_NS,
+    GAPS,
+    QUOTES,
+    SESSIONS,
+    TRADES,
+    Group,
+    read_chunk,
+    read_groups,
+    valid,
+)
 from publish.raw_days import Instrument, day_key, existing_day, parse_day_key, series_prefix
 from publish.raw_pieces import Piece, pieces_of_chunk, read_piece
 from publish.replay.imported import ROOT as IMPORTS
 from publish.replay.imported import Imported, find
+from publish.retries import threads_for
 from publish.settings import PublishSettings
 from publish.store import Store, StoreError, open_store
 
@@ -40,13 +51,14 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """From when, and in an import until when, an instrument's data is complete (ns)."""
+    """From when, and in an import until when, an instrument's ticks are complete (ns)."""
 
     local_from: int
     exchange_from: int
     anew: bool
     local_to: int | None = None
     exchange_to: int | None = None
+    kinds: tuple[str, ...] = (TRADES, QUOTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +87,11 @@ class RawTicks:
         self.symbol = symbol
         self._area = area
         self._days = _day(first), _day(last)
-        self.sources: dict[str, str] = {}
-        """Digest of each file looked at, by key."""
 
     def pieces(self, kind: str) -> list[Piece]:
         """The row groups of a kind, by the first arrival in them."""
         of = Instrument(kind, self.exchange, "" if kind == SESSIONS else self.symbol)
         found = list(self._imported(of) if self._area.imports is not None else self._own(of))
-        for piece in found:
-            if piece.key not in self.sources:
-                self.sources[piece.key] = digest(piece)
         return sorted(found, key=lambda piece: (piece.low, piece.key, piece.group))
 
     def _own(self, of: Instrument) -> Iterator[Piece]:
@@ -94,14 +101,17 @@ class RawTicks:
         earlier = [day for day in days if day < first]
         # Coverage holds from whenever it began; of ticks the last are what copies are known by.
         wanted.update(earlier if of.kind == SESSIONS else sorted(earlier)[-1:])
-        folded: dict[date, dict[str, int]] = {}
-        for day in sorted(wanted):
-            pieces, folded[day] = existing_day(self.store, day_key(of, day))
+        in_order = sorted(wanted)
+        with ThreadPoolExecutor(threads_for(self.store)) as threads:
+            found = threads.map(lambda day: existing_day(self.store, day_key(of, day)), in_order)
+            files = dict(zip(in_order, found, strict=True))
+        for pieces, _ in files.values():
             yield from pieces
         chunks: dict[int, list[raw_chunks.Chunk]] = {}
         for key in self.store.list(f"{raw_chunks.ROOT}/{of.kind}"):
             _, partition, day, begin, _ = raw_chunks.parse_key(key)
-            fresh = begin >= folded.get(day, {}).get(str(partition), 0)
+            _, folded = files.get(day, ([], {}))
+            fresh = begin >= folded.get(str(partition), 0)
             if fresh and (of.kind == SESSIONS or first <= day <= last):
                 chunks.setdefault(partition, []).append(read_chunk(self.store, key))
         for some in chunks.values():
@@ -121,11 +131,9 @@ class RawTicks:
         """From when the instrument is complete; [] if nothing says so."""
         if self._area.imports is not None:
             return [
-                Covered(local_from, exchange_from, anew, local_to, exchange_to)
-                for name in self._area.imports
-                for symbol, local_from, local_to, exchange_from, exchange_to, anew in (
-                    self._imported_as(name).coverage
-                )
+                Covered(local_from, exchange_from, anew, local_to, exchange_to, tuple(of.kinds))
+                for of in map(self._imported_as, self._area.imports)
+                for symbol, local_from, local_to, exchange_from, exchange_to, anew in of.coverage
                 if symbol == self.symbol
             ]
         return [
@@ -137,7 +145,9 @@ class RawTicks:
     def named(self, keys: set[str]) -> dict[str, str]:
         """The digests of files by what users know them by; an import's are its sources'."""
         if self._area.imports is None:
-            return {key: self.sources[key] for key in sorted(keys)}
+            in_order = sorted(keys)
+            with ThreadPoolExecutor(threads_for(self.store)) as threads:
+                return dict(zip(in_order, threads.map(self.store.digest, in_order), strict=True))
         used = {key.split("/")[2] for key in keys}
         found = (of for name in sorted(used) for of in self._imported_as(name).sources)
         return {of["url"]: of["sha256"] for of in found}
@@ -182,16 +192,6 @@ class RawTicks:
                     if row["symbol"] in (self.symbol, "") and first <= row["local_ts"] < last
                 }
         return len(found)
-
-
-def digest(piece: Piece) -> str:
-    """Of a piece's file: of its parquet footer, which has sizes and statistics of all its columns.
-
-    Reading it whole for a hash would cost as much as half the replay.
-    """
-    sink = pa.BufferOutputStream()
-    piece.file.write_metadata_file(sink)
-    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
 
 
 def _day(ns: int) -> date:

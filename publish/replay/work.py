@@ -1,32 +1,22 @@
 """The units of a replay, done one by one or over processes; what is finished is not done again."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import product
-from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
-from threading import Thread
 from time import perf_counter
-from typing import Any
 
 from aggregate.datasets import datasets
 from aggregate.intervals import CLOCKS, LADDER
-from ingest.errors import UserError
 from publish.bar_files import Month
 from publish.layout import CLOSED, Series, month_key
 from publish.partitions import read_month
 from publish.replay.manifest import Manifest, code_version, identity, read_manifest
 from publish.replay.month import Account, Inputs, MonthUnit, inputs, month_bars
+from publish.replay.processes import Advance, over_processes
 from publish.replay.writing import Changes, Made, ReplayError, UnitWriter, held_already, short_name
 from publish.settings import PublishSettings
 from publish.store import Store, StoreError, open_store
-
-Advance = Callable[[int], None]
-"""Called with how many ticks more were read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +151,12 @@ def perform(examined: Examined, advance: Advance = lambda ticks: None) -> Result
 
 def examine_all(jobs: Sequence[Job], processes: int, advance: Advance) -> list[Examined]:
     """All jobs looked at, in their order."""
-    return _over_processes(_examine, jobs, processes, advance)
+    return over_processes(_examine, jobs, processes, advance)
 
 
 def perform_all(jobs: Sequence[Examined], processes: int, advance: Advance) -> list[Result]:
     """All jobs done, in their order; what failed says so in its result, the others go on."""
-    return _over_processes(_perform, jobs, processes, advance)
+    return over_processes(_perform, jobs, processes, advance)
 
 
 def _examine(job: Job, advance: Advance) -> Examined:
@@ -180,60 +170,3 @@ def _perform(job: Examined, advance: Advance) -> Result:
         return perform(job, advance)
     except (ReplayError, StoreError) as error:
         return Result(job.job.unit, problem=str(error))
-
-
-def _over_processes(
-    work: Callable[[Any, Advance], Any], jobs: Sequence[Any], processes: int, advance: Advance
-) -> list[Any]:
-    if processes == 1 or len(jobs) < 2:
-        return [work(job, advance) for job in jobs]
-    # Forking a process that has threads (Arrow's) can deadlock the child.
-    context = get_context("spawn")
-    told: SimpleQueue[int] = context.SimpleQueue()
-    listener = Thread(target=_listen, args=(told, advance), daemon=True)
-    listener.start()
-    workers = min(processes, len(jobs))
-    try:
-        with (
-            _told_of_killed(),
-            ProcessPoolExecutor(workers, context, _start, (told,)) as pool,
-        ):
-            futures = [pool.submit(_in_worker, work, job) for job in jobs]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-            return [future.result() for future in futures]
-    finally:
-        told.put(-1)
-        listener.join()
-
-
-def _listen(told: "SimpleQueue[int]", advance: Advance) -> None:
-    while (ticks := told.get()) >= 0:
-        advance(ticks)
-
-
-_told: "SimpleQueue[int] | None" = None
-
-
-def _start(told: "SimpleQueue[int]") -> None:
-    global _told
-    _told = told
-
-
-def _in_worker(work: Callable[[Any, Advance], Any], job: Any) -> Any:
-    assert _told is not None
-    return work(job, _told.put)
-
-
-@contextmanager
-def _told_of_killed() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that replays was killed, perhaps for want of memory: use fewer processes "
-            "(--processes 1); what is finished is not done again"
-        ) from error

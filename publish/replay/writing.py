@@ -6,14 +6,16 @@ Each file is replaced whole, and keeps the days that were not recomputed. The ma
 a replay that was cut off has none, and does the unit again with the same outcome.
 """
 
+import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Self
 
 import numpy as np
@@ -40,6 +42,7 @@ from publish.store import Store
 PATIENCE_S = 120.0
 """How long a lease that another holds is waited for: twice what one holds."""
 _THREADS = 4
+_TEMPORARY = "perpflow-replay-"
 
 
 class ReplayError(UserError):
@@ -121,7 +124,7 @@ class UnitWriter:
         self._force = force
         self._dry = dry
         self._spooled: dict[Series, _Spooled] = {}
-        self._directory = TemporaryDirectory(prefix="perpflow-replay-")
+        self._directory = TemporaryDirectory(prefix=f"{_TEMPORARY}{os.getpid()}-")
         self.bars = 0
 
     def __enter__(self) -> Self:
@@ -151,7 +154,8 @@ class UnitWriter:
             for found in threads.map(self._publish, by_dataset.values()):
                 changes.add(found)
             if not self._dry:
-                list(threads.map(lambda of: self._describe(of, gaps), self._spooled))
+                names = [short_name(series) for series in sorted(self._spooled)]
+                list(threads.map(lambda of: self._describe(of, names, gaps), self._spooled))
         return changes
 
     def _publish(self, of_dataset: Sequence[Series]) -> Changes:
@@ -232,7 +236,7 @@ class UnitWriter:
         with month_file(self._store, month_key(series, *self._when)) as file:
             return {day: day_digest(file.rows_of(day)) for day in days}
 
-    def _describe(self, series: Series, gaps: int) -> None:
+    def _describe(self, series: Series, names: Sequence[str], gaps: int) -> None:
         """Write the manifest of what is in the store now."""
         made, spooled = self._made, self._spooled[series]
         days, rows = dict(spooled.days), sum(spooled.counts.values())
@@ -261,9 +265,20 @@ class UnitWriter:
             digest=whole_digest(days),
             days={str(day): digest for day, digest in sorted(days.items())},
             kept=[str(day) for day in kept],
-            series=[short_name(of) for of in sorted(self._spooled)],
+            series=names,
         )
         write_manifest(self._store, series, *self._when, manifest)
+
+
+def sweep() -> None:
+    """Remove what writers that were killed left on this machine: it may be large."""
+    for path in Path(gettempdir()).glob(f"{_TEMPORARY}*-*"):
+        pid = path.name.removeprefix(_TEMPORARY).partition("-")[0]
+        with suppress(ValueError, OSError):
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                shutil.rmtree(path)
 
 
 def held_already(store: Store, series: Series, days: Sequence[date]) -> str:

@@ -243,12 +243,15 @@ def test_windows_the_data_does_not_cover_are_withheld_and_counted():
     symbol = strategies.SYMBOLS[0]
     shard = ShardAggregator("binance-futures", Rules(lateness_ns=None))
     shard.cover([symbol], round(100.2e9), round(101.5e9))
-    shard.cover_until([symbol], round(119.9e9), round(119.0e9))
+    for clock, end in (("true", 119.9e9), ("exchange", 119.0e9)):
+        shard.leave_out(clock, "trades", round(end), 1 << 62)
+        shard.leave_out(clock, "trades", round(105.5e9), round(106.5e9))
+        shard.leave_out(clock, "quotes", 0, 1 << 62)
     ticks = [tick(s + 0.6, s + 0.7, id=s) for s in range(100, 121)]
     shard.add(batch("trades", ticks), "c1")
     got = collect(bar for clock in CLOCKS for bar in shard.seal(clock, END))
-    assert list(got["ohlcv", symbol, "1s", "true"]) == list(range(101, 119))
-    assert list(got["ohlcv", symbol, "1s", "exchange"]) == list(range(102, 119))
+    assert list(got["ohlcv", symbol, "1s", "true"]) == [*range(101, 105), *range(107, 119)]
+    assert list(got["ohlcv", symbol, "1s", "exchange"]) == [*range(102, 105), *range(107, 119)]
     assert ("ohlcv", symbol, "15s", "true") not in got  # 105..120 ends after the data
     assert shard.dropped["true", "trades", "withheld"] > 0
     early = aggregate([tick(0.0, 0.5, id=1)], [])[0]

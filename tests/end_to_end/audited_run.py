@@ -15,6 +15,7 @@ the log, and then the bars and the raw archive under `bars`.
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -187,7 +188,7 @@ async def struck(
     a.kill()
     a.wait()
     await asyncio.sleep(STEP_S)  # b alone has what comes now
-    b.send_signal(subprocess.signal.SIGSTOP)  # type: ignore[attr-defined]
+    b.send_signal(signal.SIGSTOP)
     running["a"] = start(directory, "a", simulator.port, speed)
     deadline = time.monotonic() + START_S
     wanted = {(e, t, p) for e in EXCHANGES for t in TICK_TOPICS for p in await carrying(log, e)}
@@ -198,7 +199,7 @@ async def struck(
             await asyncio.sleep(0.2)
         await asyncio.sleep(2 * STEP_S)  # for what it held back to be sealed
     finally:
-        b.send_signal(subprocess.signal.SIGCONT)  # type: ignore[attr-defined]
+        b.send_signal(signal.SIGCONT)
 
 
 async def carrying(log: SqliteLog, exchange: str) -> set[int]:

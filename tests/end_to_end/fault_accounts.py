@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 import orjson
+import pyarrow as pa
 import pyarrow.compute as pc
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -112,8 +113,8 @@ def _joined(batches: Sequence[Trades], gaps: list[GapRecord]) -> OnLog:
     return OnLog(*(column[order] for column in columns), gaps)
 
 
-async def bar_counts(log: Log, partitions: int) -> Counter[Symbol]:
-    """Trades in the exchange clock's one-second bars of `flow`, by symbol."""
+async def bar_counts(log: Log, partitions: int, since: int = 0) -> Counter[Symbol]:
+    """Trades in the exchange clock's one-second bars of `flow` from that second on, by symbol."""
     found: Counter[Symbol] = Counter()
     for partition in range(partitions):
         async for record in read_records(log, BARS_TOPIC, partition):
@@ -121,6 +122,9 @@ async def bar_counts(log: Log, partitions: int) -> Counter[Symbol]:
             if not wanted.items() <= record.headers.items():
                 continue
             table = read_table(record.value)
+            table = table.filter(
+                pc.greater_equal(table["time"], pa.scalar(since, pa.timestamp("s")))
+            )
             count = pc.add(table["taker_buy_count"], table["taker_sell_count"])
             names = table["symbol"].to_pylist()
             for symbol, n in zip(names, count.to_pylist(), strict=True):

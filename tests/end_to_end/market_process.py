@@ -31,12 +31,16 @@ BUSY = {
 
 @dataclass(frozen=True)
 class Made:
-    """What a venue made of one instrument: the ids of all trades, how many of them are of the
-    market (no filler), and how many quotes."""
+    """What a venue made of one instrument: the ids of all trades, how many are to be in bars, and
+    how many quotes."""
 
     ids: I64
-    market: int
+    in_bars: int
     quotes: int
+
+
+WITHHELD_S = 2
+"""Of the market's start: coverage begins with a venue's first tick, inside a window."""
 
 
 def natives(exchange: str, symbols: int) -> list[str]:
@@ -53,8 +57,8 @@ def read_ledger(path: Path) -> dict[tuple[str, str], Made]:
     with np.load(path) as file:
         counts = orjson.loads(file["counts"].tobytes())
         return {
-            (exchange, symbol): Made(file[f"{exchange} {symbol}"], market, quotes)
-            for exchange, symbol, market, quotes in counts
+            (exchange, symbol): Made(file[f"{exchange} {symbol}"], in_bars, quotes)
+            for exchange, symbol, in_bars, quotes in counts
         }
 
 
@@ -90,11 +94,11 @@ def write(simulator: Simulator, feeds: dict[str, Feed], quotes: "Counter[str]", 
         for instrument in instruments_of(feed.listings):
             native = instrument.native
             trades = simulator.ledgers[exchange].trades(key(TRADES[exchange], exchange, native))
-            mine = trades.ms >= feed.origin // 1_000_000
-            columns[f"{exchange} {instrument.symbol}"] = trades.id[mine]
-            market = int((trades.market & mine).sum())
+            since = trades.ms - feed.origin // 1_000_000
+            columns[f"{exchange} {instrument.symbol}"] = trades.id[since >= 0]
+            in_bars = int((trades.market & (since >= 1000 * WITHHELD_S)).sum())
             of = quotes[key(QUOTES[exchange], exchange, native)]
-            counts.append((exchange, instrument.symbol, market, of))
+            counts.append((exchange, instrument.symbol, in_bars, of))
     partial = to.with_suffix(".partial.npz")
     np.savez(partial, counts=np.frombuffer(orjson.dumps(counts), np.uint8), **columns)
     partial.rename(to)

@@ -126,6 +126,20 @@ async def test_what_a_venue_sends_is_on_the_log_with_promises_and_coverage(log: 
     assert all(r.headers["shard"] == BINANCE for part in records.values() for r in part)
 
 
+async def test_a_promise_follows_a_second_and_its_hold_at_once(log: BadLog) -> None:
+    """By the wall clock's multiples of 250 ms, so that a bar waits for no other."""
+    async with venue_server(acknowledge) as port, collecting(log, binance(port)):
+        await asyncio.sleep(2.0)  # eight of them
+    stamps = {
+        int(record.headers["local_ts"]) % 250_000_000
+        for record in await log.read("ticks.trades", 0, 0)
+        if record.headers["type"] == "punctuation"
+    }
+    assert len(stamps) >= 4
+    # A machine under load is late; that it comes anywhere in the 250 ms is what is to be seen.
+    assert sorted(stamps)[len(stamps) // 2] < 100_000_000
+
+
 async def test_a_reconnect_is_in_the_stream_where_it_happened(log: BadLog) -> None:
     connections = 0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from publish.lease import HOLD_S, Lease, LeaseHeld, Place, leased
-from publish.store import Store
+from publish.lease import HOLD_S, Lease, LeaseHeld, Place, check, leased
+from publish.store import Store, StoreError
 
 JULY = Place("flow", "okx-perps", "perpetual-BTC-USDT:USDT", 2026, 7)
 
@@ -89,6 +89,16 @@ def test_of_many_at_once_one_gets_it(another: Callable[[], Store]) -> None:
             thread.join()
         assert len(won) == attempt + 1
         clock.now += HOLD_S + 1
+
+
+def test_a_server_that_ignores_conditions_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(store)
+    assert store.list("leases") == []
+    monkeypatch.setattr(Store, "swap", lambda self, key, expected, data: True)
+    with pytest.raises(StoreError, match="does not know conditional writes"):
+        check(store)
 
 
 KILLED = """

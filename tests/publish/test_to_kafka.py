@@ -64,7 +64,7 @@ def archived(directory: Path) -> Units:
     place = PublishSettings(url=f"file://{directory}/archive")
     days = [date(2026, 9, 30), date(2026, 10, 1)]
     natives = ("perpetual-BTC-USDT:USDT", "perpetual-ETH-USDT:USDT")
-    made = [seeded(3, "binance-futures", symbol, days, 700) for symbol in natives]
+    made = [seeded(3, "binance-futures", symbol, days, 300) for symbol in natives]
     write_archive(open_store(place), made, opened=days[1])
     return [(unit, "recorded") for unit in archived_units(Area(place), RULES)]
 
@@ -144,7 +144,7 @@ async def test_aggregators_make_the_bars_of_the_replay(source: Any, tmp_path: Pa
     done = await republish(units, log, "the log", None)
     expected = replayed(units, await end_of(log))
     found = await aggregated(log)
-    assert len(expected) > 10_000
+    assert len(expected) > 5_000
     assert found.keys() == expected.keys()
     assert found == expected
     ticks = await ticks_on(log)

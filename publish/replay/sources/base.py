@@ -65,6 +65,11 @@ class Layout:
     native: str | None = None
     span: Span | None = None
 
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What makes other ticks of the same content: what the name says."""
+        return self.format, self.kind, self.native, self.span
+
 
 @dataclass(slots=True)
 class Report:

@@ -95,6 +95,14 @@ def first_lines(url: str, raw: IO[bytes]) -> list[bytes]:
     return lines[:_FIRST_LINES]
 
 
+def is_zip(raw: IO[bytes]) -> bool:
+    """Whether an open file is a zip; it is at its start afterwards."""
+    raw.seek(0)
+    start = raw.read(len(_ZIP))
+    raw.seek(0)
+    return start == _ZIP
+
+
 def _inflated(packed: bytes) -> bytes:
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
     text = b""

@@ -7,10 +7,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
+from ingest.errors import UserError
 from publish.audit import daemon
-from publish.audit.daemon import watch
-from publish.audit.plan import AuditError, Wanted
+from publish.audit.command import AuditError
+from publish.audit.daemon import PATIENCE, watch
+from publish.audit.plan import NothingToAudit, Wanted
 from publish.audit.report import AuditReport
 from publish.progress import Progress
 from publish.settings import AuditSettings, Settings
@@ -18,26 +21,23 @@ from tests.ingest.simulating import eventually
 
 MIDNIGHT = datetime(2026, 11, 21, tzinfo=UTC)
 SETTINGS = Settings(audit=AuditSettings(settle="20m", repair=True))
+NOON = MIDNIGHT + timedelta(hours=12)
 YESTERDAY = date(2026, 11, 20)
 
 
 class Audits:
-    """In place of the audit: what was asked for, and what it answers in turn; then a stop."""
+    """In place of the audit: what was asked for, and what it answers in turn."""
 
-    def __init__(self, *answers: AuditReport | AuditError) -> None:
+    def __init__(self, *answers: AuditReport | UserError) -> None:
         self.answers = list(answers)
         self.asked: list[Wanted] = []
-        self.stopping = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
 
     def __call__(
         self, settings: Settings, wanted: Wanted, processes: int, progress: Progress
     ) -> AuditReport:
         self.asked.append(wanted)
         answer = self.answers.pop(0)
-        if not self.answers:
-            self._loop.call_soon_threadsafe(self.stopping.set)
-        if isinstance(answer, AuditError):
+        if isinstance(answer, UserError):
             raise answer
         return answer
 
@@ -45,9 +45,15 @@ class Audits:
 async def run(
     monkeypatch: pytest.MonkeyPatch, audits: Audits, now: datetime, json: Path | None = None
 ) -> None:
+    """Until every answer was given: it waits no longer than to be stopped then."""
+
+    async def waits(stopping: asyncio.Event, seconds: float) -> None:
+        if not audits.answers:
+            stopping.set()
+
     monkeypatch.setattr(daemon, "audit", audits)
-    monkeypatch.setattr(daemon, "RETRY_S", 0.01)
-    await asyncio.wait_for(watch(SETTINGS, 1, json, audits.stopping, lambda: now), 20)
+    monkeypatch.setattr(daemon, "_until", waits)
+    await asyncio.wait_for(watch(SETTINGS, 1, json, None, lambda: now), 20)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +89,22 @@ async def test_it_tries_again_until_the_day_has_its_files(
 
 async def test_its_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = AuditReport("x", waiting={"has no raw files yet": {YESTERDAY}})
-    audits = Audits(waiting)
-    await run(monkeypatch, audits, MIDNIGHT + timedelta(hours=6, minutes=1))
-    assert len(audits.asked) == 1
+    nothing = NothingToAudit("a store without raw ticks")
+    for answer in (waiting, nothing):
+        state = daemon._Watch(SETTINGS, 1, None, lambda: NOON - 2 * PATIENCE, asyncio.Event())
+        monkeypatch.setattr(daemon, "audit", Audits(answer, answer))
+        assert not state.attempt(YESTERDAY)
+        state.now = lambda: NOON
+        assert state.attempt(YESTERDAY)
+
+
+async def test_what_fails_is_counted_and_what_is_not_there_yet_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = REGISTRY.get_sample_value("perpflow_audit_failures_total")
+    answers = NothingToAudit("too early"), AuditError("killed"), AuditReport("x")
+    await run(monkeypatch, Audits(*answers), MIDNIGHT + timedelta(hours=1))
+    assert REGISTRY.get_sample_value("perpflow_audit_failures_total") == before + 1
 
 
 def test_it_sleeps_until_the_next_day_is_settled() -> None:

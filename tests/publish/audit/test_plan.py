@@ -12,7 +12,7 @@ from aggregate.shard import Rules
 from ingest import records
 from ingest.log import Log
 from ingest.log.sqlite import SqliteLog
-from publish.audit.plan import AuditError, Wanted, plan
+from publish.audit.plan import NothingToAudit, Wanted, plan
 from publish.layout import Part
 from publish.merging import Position, Rows
 from publish.partitions import write_part
@@ -68,7 +68,7 @@ async def test_days_with_their_raw_files(log: Log, area: Area) -> None:
 async def test_a_day_whose_files_are_not_made_waits(log: Log, area: Area) -> None:
     await run(log, area.open(), now=MIDNIGHT + 100)  # the next day is still chunks
     assert days(area, today=NEXT) == {BTC: (DAY,), SOL: (DAY,)}
-    with pytest.raises(AuditError, match="2026-11-21 is not over"):
+    with pytest.raises(NothingToAudit, match="2026-11-21 is not over"):
         plan(area, Rules(), Wanted(2026, 11, 21), NEXT)
     found = plan(area, Rules(), WANTED, AFTER)
     assert {unit.live.symbol: unit.days for unit in found.units} == {BTC: (DAY,), SOL: (DAY,)}
@@ -83,7 +83,7 @@ async def test_a_day_that_is_not_folded_waits(log: Log, area: Area) -> None:
     assert {unit.live.symbol: unit.days for unit in found.units} == {BTC: (NEXT,), SOL: (DAY,)}
     assert found.waiting == {"is in no month file yet": {DAY}}
     open_part(store, NEXT)
-    with pytest.raises(AuditError, match="2026-11-20, 2026-11-21 is in no month file yet"):
+    with pytest.raises(NothingToAudit, match="2026-11-20, 2026-11-21 is in no month file yet"):
         plan(area, Rules(), Wanted(2026, 11, symbols=(BTC,)), AFTER)
 
 
@@ -104,7 +104,7 @@ def open_part(store: Store, day: date) -> None:
 )
 async def test_what_is_not_there_is_named(log: Log, area: Area, wanted: Wanted, told: str) -> None:
     await run(log, area.open())
-    with pytest.raises(AuditError) as caught:
+    with pytest.raises(NothingToAudit) as caught:
         plan(area, Rules(), wanted, AFTER)
     assert told in str(caught.value)
     assert "publish.raw = true" in str(caught.value)

@@ -44,11 +44,13 @@ def seeded(
     *,
     collectors: Sequence[str] = ("c1", "c2"),
     stragglers: int = 20,
+    behind_ns: int = 0,
 ) -> Seeded:
     """Ticks of those days, in bursts; collectors see most of them, some only by healing.
 
     Trades: ids that rise, some off the book; of the collectors each misses a tenth. `stragglers` a
-    day come an hour, or a day and an hour, late and are healed; the day before the last one's too.
+    day come an hour, or a day and an hour, late and are healed. The collectors' clocks are
+    `behind_ns` behind the venue's.
     """
     rng = np.random.default_rng([seed, *symbol.encode()])
     low, high = day_start(days[0]), day_start(days[-1]) + DAY
@@ -77,7 +79,7 @@ def seeded(
             if kind == TRADES:
                 delay[late] = rng.choice([3600 * NS, (DAY + 3600) * NS], len(late))
                 origin[late] = rng.choice([HEALED, BACKLOG], len(late))
-            local_ts = exchange_ts + delay
+            local_ts = exchange_ts + delay - behind_ns
             seen = (rng.random(n) > 0.1) | (origin != LIVE)
             seen &= local_ts < high * NS
             if place == 0:
@@ -128,7 +130,7 @@ def write_archive(
                     rows = trade_rows(rows, {"exchange": none, "true": none})
                 else:
                     rows = quote_rows(rows)
-                write_day(store, instrument, day, iter([rows]), {"0": len(table)})
+                write_day(store, instrument, day, iter([rows]), {"0": 1})
         coverage.setdefault(of.exchange, []).append(
             {
                 "exchange": of.exchange,

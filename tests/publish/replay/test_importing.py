@@ -54,6 +54,14 @@ def test_other_settings_or_another_content_are_another_import(tmp_path: Path) ->
     assert len(digests) == 4
 
 
+def test_a_file_that_had_another_files_name(tmp_path: Path) -> None:
+    path = gzipped(tmp_path / "BTCUSDT-aggTrades-2024-01-02.csv.gz", TEXT)
+    wrong = imported(tmp_path, path)[0][0]
+    moved = Path(path).rename(tmp_path / "BTCUSDT-aggTrades-2024-01-01.csv.gz")
+    right = imported(tmp_path, str(moved))[0][0]
+    assert (wrong.coverage[0][1], right.coverage[0][1]) == (DAY_NS + 86_400 * 10**9, DAY_NS)
+
+
 def test_what_was_cut_off_begins_anew(tmp_path: Path) -> None:
     path = zipped(tmp_path / NAME, TEXT)
     [of], store = imported(tmp_path, path)

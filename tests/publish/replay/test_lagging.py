@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from aggregate.aggregator import Aggregator
 from aggregate.bars import read_table
@@ -77,8 +78,15 @@ async def live_and_archive(directory: Path) -> tuple[dict[Series, pa.Table], Sto
     return {s: pa.concat_tables(t).combine_chunks() for s, t in tables.items()}, store
 
 
-def test_replay_leaves_out_what_came_when_its_seconds_were_sealed(tmp_path: Path) -> None:
-    live, store = asyncio.run(live_and_archive(tmp_path))
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Series, pa.Table], Store]:
+    return asyncio.run(live_and_archive(tmp_path_factory.mktemp("lagging")))
+
+
+def test_replay_leaves_out_what_came_when_its_seconds_were_sealed(
+    ran: tuple[dict[Series, pa.Table], Store],
+) -> None:
+    live, store = ran
     area = Area(PublishSettings(url=store.url))
     span = ((ns(0), ns(240)),)
     unit = MonthUnit(area, EXCHANGE, BTC, 2026, 11, RULES, spans=span)
@@ -91,8 +99,8 @@ def test_replay_leaves_out_what_came_when_its_seconds_were_sealed(tmp_path: Path
         assert table.equals(live[series]), series
 
 
-def test_the_truth_has_what_live_left_out(tmp_path: Path) -> None:
-    live, store = asyncio.run(live_and_archive(tmp_path))
+def test_the_truth_has_what_live_left_out(ran: tuple[dict[Series, pa.Table], Store]) -> None:
+    live, store = ran
     area = Area(PublishSettings(url=store.url))
     unit = MonthUnit(area, EXCHANGE, BTC, 2026, 11, Rules(lateness_ns=None))
     got = replayed(unit)

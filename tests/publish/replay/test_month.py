@@ -13,7 +13,8 @@ from aggregate.intervals import CLOCKS, INTERVALS, NS
 from aggregate.shard import END, Rules, ShardAggregator
 from publish import raw_days
 from publish.layout import Series
-from publish.replay.month import Account, MonthUnit, month_bars
+from publish.replay import month as month_module
+from publish.replay.month import Account, MonthUnit, inputs, month_bars
 from publish.replay.plan import archived_units
 from publish.replay.ticks_in import Area
 from publish.settings import PublishSettings
@@ -167,3 +168,28 @@ def test_what_is_held_is_bounded_by_row_groups(
     # Of each kind and clock a row group, what overlaps it, and the few that come first; a tenth of
     # the ticks is in the bursts at midnight, which lie in one second.
     assert most < 80_000
+
+
+def test_a_clock_far_behind_the_venues_loses_nothing_at_the_edge(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ticks of the new month came in the old one, more of them than are kept for their ids."""
+    monkeypatch.setattr(month_module, "KEPT_ROWS", 10)
+    of = seeded(SEED, "binance-futures", BTC, DAYS[:4], 4000, behind_ns=40 * NS)
+    write_archive(store, [of])
+    want = one_pass(of, TRUTH)
+    for month in (9, 10):
+        got, expected = replayed(unit_of(store, of, month)), of_month(want, 2026, month)
+        assert got.keys() == expected.keys()
+        for series, table in got.items():
+            assert table.equals(expected[series]), (series, f"seed {SEED}")
+
+
+def test_what_an_archive_gets_later_leaves_a_month_that_is_over_as_it_is(store: Store) -> None:
+    of = seeded(SEED, "binance-futures", BTC, DAYS, 300, stragglers=0)
+    write_archive(store, [of], leave_out=DAYS[4:])
+    [september, _] = archived_units(Area(PublishSettings(url=store.url)), TRUTH)
+    before = inputs(september)
+    write_archive(store, [of])
+    [september, _] = archived_units(Area(PublishSettings(url=store.url)), TRUTH)
+    assert inputs(september) == before

@@ -13,7 +13,7 @@ from ingest.ticks import BACKLOG, LIVE
 from publish.replay.importing import ImportOptions
 from publish.replay.sources.base import SourceError
 from tests.end_to_end.recordings import lines_of, recording
-from tests.publish.replay.archives import gzipped, imported, rows_of
+from tests.publish.replay.archives import gzipped, imported, rows_of, zipped
 
 BINANCE = ImportOptions(exchange="binance-futures")
 DAYS = ("binance/usdm_ws_btcusdt_20240718.gz", "binance/usdm_ws_btcusdt_20240719.gz")
@@ -106,6 +106,12 @@ def test_other_stamps_are_bad_lines(stamp: str, tmp_path: Path) -> None:
 def test_whose_frames_they_are_has_to_be_said(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not say which exchange it is of: pass --venue"):
         imported(tmp_path, str(recording(DAYS[0])))
+
+
+def test_frames_in_a_zip_are_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "frames.zip", lines_of(recording(DAYS[0]))[5])
+    with pytest.raises(SourceError, match="frames are read plain or as gzip: unzip it first"):
+        imported(tmp_path, path, options=BINANCE)
 
 
 def test_the_same_recording_twice_is_read_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from publish.partitions import fold, read_month, read_series, write_part
 from publish.replay import writing
 from publish.replay.command import ReplayError, ReplayOptions, ReplaySummary, replay
 from publish.replay.manifest import day_digest, read_manifest, whole_digest
+from publish.settings import PublishSettings
 from publish.store import Store
 from tests.publish.replay.raw_archives import Seeded, day_start, seeded, write_archive
 
@@ -170,3 +171,22 @@ def test_a_damaged_file_is_named_and_others_go_on(made: Seeded, out: Store, tmp_
         run(out)
     symbols = {key.split("/symbol=")[1].split("/")[0] for key in out.list("metrics_manifest")}
     assert symbols == {"perpetual-ETH-USDT:USDT"}
+
+
+def test_an_archive_on_s3_is_replayed_to_s3_and_known_as_finished(
+    s3_endpoint: str, s3_bucket: str
+) -> None:
+    place = PublishSettings(s3_endpoint=s3_endpoint)
+    archive = Store(f"{s3_bucket}/archive", endpoint_url=s3_endpoint)
+    out = Store(f"{s3_bucket}/out", endpoint_url=s3_endpoint)
+    write_archive(archive, [seeded(SEED, VENUE, BTC, DAYS[:1], 200)])
+    options = ReplayOptions([archive.url], None, out.url, publish=place)
+    first = replay(options)
+    manifest = read_manifest(out, FLOW, *MONTH)
+    assert manifest is not None
+    with month_file(out, month_key(FLOW, *MONTH)) as file:
+        assert file.month.replay == manifest.replay
+        assert manifest.digest == whole_digest({d: day_digest(t) for d, t in file.days_but(())})
+    assert first.files == len(out.list("metrics")) == len(manifest.series)
+    assert [of.skipped for of in replay(options).results] == [True]
+    assert out.list("leases") == []

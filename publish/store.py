@@ -5,6 +5,7 @@ any moment, sees the old object or the new one, never a part.
 """
 
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -172,6 +174,17 @@ class Store:
             if path.startswith(below) and _is_object(path)
         }
 
+    def digest(self, key: str) -> str:
+        """What is another whenever the object's bytes are: S3's ETag; of a file its SHA-256.
+
+        Raises `NotFound`.
+        """
+        with self._errors("read", key, missing=True):
+            if not self._local:
+                return str(self._fs.info(self._path(key))["ETag"]).strip('"')
+            stat = os.stat(self._path(key))
+            return _sha256(self._path(key), stat.st_size, stat.st_mtime_ns)
+
     def children(self, prefix: str) -> Sequence[str]:
         """The names of the directories directly under the directory `prefix`, sorted."""
         with self._errors("list", prefix), suppress(FileNotFoundError):
@@ -321,6 +334,13 @@ def _refused(error: OSError) -> bool:
     answer = getattr(error.__cause__, "response", {}).get("Error", {})
     codes = ("PreconditionFailed", "ConditionalRequestConflict")
     return isinstance(error, FileExistsError) or answer.get("Code") in codes
+
+
+@lru_cache(maxsize=1 << 14)
+def _sha256(path: str, size: int, changed_ns: int) -> str:
+    """Read once a process: many instruments are in one chunk of an open day."""
+    with open(path, "rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _count(key: str) -> None:

@@ -90,8 +90,6 @@ class Account:
     first_ns: int | None = None
     last_ns: int | None = None
     """Arrival stamps (ns) of the first and last tick that arrived in the month."""
-    sources: dict[str, str] = field(default_factory=dict)
-    """Digest of each file looked at, by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +158,6 @@ def month_bars(unit: MonthUnit, account: Account) -> Iterator[tuple[Series, date
         yield from days.over(clock, unit.end)
     account.dropped.update(shard.dropped)
     account.gaps = ticks.gaps(unit.begin * NS, unit.end * NS)
-    account.sources = ticks.named({piece.key for _, piece in feed.pieces})
 
 
 def _forget_what_was_before(shard: ShardAggregator, clock: str, begin: int) -> None:

@@ -4,7 +4,6 @@ An area is a store with the own archive (`raw/`, and `raw_open/` of days not ove
 sources were imported to (`imported.py`).
 """
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,16 +87,11 @@ class RawTicks:
         self.symbol = symbol
         self._area = area
         self._days = _day(first), _day(last)
-        self.sources: dict[str, str] = {}
-        """Digest of each file looked at, by key."""
 
     def pieces(self, kind: str) -> list[Piece]:
         """The row groups of a kind, by the first arrival in them."""
         of = Instrument(kind, self.exchange, "" if kind == SESSIONS else self.symbol)
         found = list(self._imported(of) if self._area.imports is not None else self._own(of))
-        for piece in found:
-            if piece.key not in self.sources:
-                self.sources[piece.key] = digest(piece)
         return sorted(found, key=lambda piece: (piece.low, piece.key, piece.group))
 
     def _own(self, of: Instrument) -> Iterator[Piece]:
@@ -151,7 +145,9 @@ class RawTicks:
     def named(self, keys: set[str]) -> dict[str, str]:
         """The digests of files by what users know them by; an import's are its sources'."""
         if self._area.imports is None:
-            return {key: self.sources[key] for key in sorted(keys)}
+            in_order = sorted(keys)
+            with ThreadPoolExecutor(threads_for(self.store)) as threads:
+                return dict(zip(in_order, threads.map(self.store.digest, in_order), strict=True))
         used = {key.split("/")[2] for key in keys}
         found = (of for name in sorted(used) for of in self._imported_as(name).sources)
         return {of["url"]: of["sha256"] for of in found}
@@ -196,16 +192,6 @@ class RawTicks:
                     if row["symbol"] in (self.symbol, "") and first <= row["local_ts"] < last
                 }
         return len(found)
-
-
-def digest(piece: Piece) -> str:
-    """Of a piece's file: of its parquet footer, which has sizes and statistics of all its columns.
-
-    Reading it whole for a hash would cost as much as half the replay.
-    """
-    sink = pa.BufferOutputStream()
-    piece.file.write_metadata_file(sink)
-    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
 
 
 def _day(ns: int) -> date:

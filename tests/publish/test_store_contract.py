@@ -282,6 +282,16 @@ def test_credentials_are_in_no_message(
     assert "hunter2" not in str(refused.value)
 
 
+def test_a_digest_tells_contents_of_one_size_apart(store: Store) -> None:
+    store.put("a", b"1.0")
+    first = store.digest("a")
+    assert store.digest("a") == first
+    store.put("a", b"2.0")
+    assert store.digest("a") != first
+    with pytest.raises(NotFound):
+        store.digest("b")
+
+
 def test_a_swap_is_of_what_was_expected_only(store: Store) -> None:
     assert store.swap("a/lease", None, b"one")
     assert not store.swap("a/lease", None, b"two")

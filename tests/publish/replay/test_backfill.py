@@ -10,6 +10,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from publish.store import Store
@@ -88,6 +90,28 @@ def assert_a_killed_backfill_ends_the_same(tmp_path: Path, symbols: int, kills: 
     stamps = {path: path.stat().st_mtime_ns for path in broken.rglob("*.parquet")}
     assert f"{units} months were finished before" in finish(archive, broken)
     assert {path: path.stat().st_mtime_ns for path in broken.rglob("*.parquet")} == stamps
+
+
+def test_a_month_whose_ticks_changed_is_made_anew(tmp_path: Path) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_seeded(Store(f"file://{archive}"), 1, 300)
+    finish(archive, out)
+    first = archive / "raw/trades"
+    path = min(first.rglob("data.parquet"))
+    with pq.ParquetFile(path) as file:
+        groups = [file.read_row_group(i) for i in range(file.num_row_groups)]
+        schema = file.schema_arrow
+    price = groups[0]["price"].to_numpy().copy()
+    price[0] *= 1.5
+    at = schema.get_field_index("price")
+    groups[0] = groups[0].set_column(at, "price", pa.array(price))
+    with pq.ParquetWriter(path, schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+    text = finish(archive, out, "--force")
+    assert " months were finished before" in text
+    finished = text.partition(" months were finished before")[0].splitlines()[-1]
+    assert int(finished) == len(VENUES) * 2 - 1
 
 
 def test_three_venues_over_the_end_of_a_month(tmp_path: Path) -> None:

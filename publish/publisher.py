@@ -94,7 +94,7 @@ class Publisher:
                 await self._flush(self._due_intervals())
                 await self._tidy(time.monotonic() + self._every_s)
             await self._read_to_the_end(time.monotonic() + READ_ON_S)
-            await self._flush_in_turn()
+            await self._flush(self._pending.intervals)
             await self._tidy(time.monotonic() + STOP_S)
         except Unfinished as left:
             _log.warning("stopped before all bars were in files", problem=str(left))
@@ -169,33 +169,35 @@ class Publisher:
             self._due[interval] = now + self._periods.get(interval, self._flush_s)
         return due
 
-    async def _flush_in_turn(self) -> None:
-        """At a stop, in pieces, so that it ends in time: the small ones first, and close marks (of
-        no interval) last, as all rows before them have to be in files."""
-        seconds = {interval.name: interval.seconds for interval in LADDER}
-        for interval in sorted(self._pending.intervals, key=lambda name: -seconds.get(name, 0)):
-            if self._work.over:
-                raise Unfinished(f"{len(self._pending)} records left: the next start reads them")
-            await self._flush({interval})
-
     async def _flush(self, intervals: set[str]) -> None:
-        pending, days = self._pending, self._days
+        """Write them in turn, so that a stop in between is in time: the small ones first, and close
+        marks (of no interval) last, as all rows before them have to be in files."""
+        seconds = {interval.name: interval.seconds for interval in LADDER}
         with metrics.FLUSH_SECONDS.time():
-            loop = asyncio.get_running_loop()
-            new = await loop.run_in_executor(self._threads, pending.decode, intervals)
-            for record in new.malformed:
-                _log.error("record left out", reason=record.reason, problem=record.detail)
-                metrics.MALFORMED.labels(record.reason).inc()
-            await self._work.until_done(
-                "write", [partial(days.write, *item) for item in new.rows.items()]
-            )
-            pending.forget(intervals)
-            for series, over in days.due(new.closed).items():
-                self._to_fold[series] = over
+            for interval in sorted(intervals, key=lambda name: -seconds.get(name, 0)):
+                if self._work.over:
+                    raise Unfinished(
+                        f"{len(self._pending)} records left: the next start reads them"
+                    )
+                await self._write(interval)
             await self._commit_flushed()
         self._tell_pending()
         metrics.FOLDS_PENDING.set(len(self._to_fold))
         metrics.LAST_FLUSH.set(self._now())
+
+    async def _write(self, interval: str) -> None:
+        pending, days = self._pending, self._days
+        loop = asyncio.get_running_loop()
+        new = await loop.run_in_executor(self._threads, pending.decode, {interval})
+        for record in new.malformed:
+            _log.error("record left out", reason=record.reason, problem=record.detail)
+            metrics.MALFORMED.labels(record.reason).inc()
+        await self._work.until_done(
+            "write", [partial(days.write, *item) for item in new.rows.items()]
+        )
+        pending.forget({interval})
+        for series, over in days.due(new.closed).items():
+            self._to_fold[series] = over
 
     async def _tidy(self, deadline: float) -> None:
         """Fold days that are over and delete parts whose time is over, some at a time.

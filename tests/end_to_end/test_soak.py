@@ -186,8 +186,8 @@ def run(running: Deployment, market: Market, start: int, seconds: int) -> Measur
 
 
 async def assert_nothing_lost(log: KafkaLog, ledger: Path, start: int, measured: Measured) -> None:
-    """Every trade and quote of the ledger is on the log once, every trade in one bar, or counted
-    as late."""
+    """Every trade of the ledger is on the log, and in one bar or counted as late; no fewer quotes
+    than were made. A connection that was replaced has delivered some of them twice."""
     ids, quotes = await ticks_on(log, start)
     in_bars = await bar_counts(log, PARTITIONS, start + WITHHELD_S)
     made = read_ledger(ledger)
@@ -196,8 +196,8 @@ async def assert_nothing_lost(log: KafkaLog, ledger: Path, start: int, measured:
     for (exchange, symbol), of in made.items():
         found = ids[exchange, symbol]
         assert np.isin(of.ids, found).all(), (exchange, symbol, measured.trouble)
-        assert len(found) == len(of.ids), (exchange, symbol, measured.trouble)
-        assert quotes[exchange, symbol] == of.quotes, (exchange, symbol)
+        assert len(np.unique(found)) == len(of.ids), (exchange, symbol, measured.trouble)
+        assert quotes[exchange, symbol] >= of.quotes, (exchange, symbol)
         missing = of.in_bars - in_bars[exchange, symbol]
         assert missing >= 0, (exchange, symbol)
         left_out += missing

@@ -134,6 +134,9 @@ class TransactionalProducer:
             ends = await _send(self._producer, records)
         except AssertionError as error:  # the client's sender has ended
             raise LogError(f"{self._owned}: the client has failed: acquire again") from error
+        except errors.IllegalOperation as error:  # no KafkaError: a batch beside it failed first
+            await self._abort(error)
+            raise LogError(f"{self._owned}: the transaction has ended: acquire again") from error
         except errors.KafkaError as error:
             await self._abort(error)
             raise
@@ -148,7 +151,7 @@ class TransactionalProducer:
         self.lost = False
         return ends
 
-    async def _abort(self, error: errors.KafkaError) -> None:
+    async def _abort(self, error: Exception) -> None:
         # What ended the transaction; a later batch fails only for there being none.
         end = self._producer._txn_manager.wait_for_transaction_end()
         accumulator = self._producer._message_accumulator

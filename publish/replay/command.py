@@ -77,11 +77,12 @@ def replay(options: ReplayOptions, progress: Progress = quiet) -> ReplaySummary:
     store = open_store(options.place)
     if not options.dry:
         store.check()
-        lease.check(store)
     sweep()
     summary = ReplaySummary(options.out, options.dry)
     with jobs_of(options, summary, progress) as (jobs, imported):
         examined = _examined(jobs, options, summary, progress)
+        if not options.dry:
+            lease.check(store)
         total, done = sum(of.rows for of in examined if of.finished is None), 0
 
         def advance(ticks: int) -> None:

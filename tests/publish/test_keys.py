@@ -61,6 +61,13 @@ def test_another_process_sees_changes_within_a_second(keys: KeyFile) -> None:
     assert server.authenticate(second) is not None
 
 
+def test_a_key_that_another_process_added_works_at_once(keys: KeyFile) -> None:
+    keys.add("first", "prime")
+    server = KeyFile(keys.path, Clock())
+    assert server.authenticate("pf_00000000_wrong") is None
+    assert server.authenticate(keys.add("second", "standard")) is not None
+
+
 def test_the_signing_secret_stays_while_keys_come_and_go(keys: KeyFile) -> None:
     first = keys.add("someone", "prime")
     secret = keys.signing_secret()

@@ -61,6 +61,7 @@ async def keeping(
     ws_port: int | None = None,
     refresh_s: float = 60.0,
     heal: bool = False,
+    collector: str = "c1",
 ) -> AsyncIterator[tuple[Keeper, list[Collector]]]:
     """A keeper that runs, and the collectors it made; it has stopped when the block is left."""
     made: list[Collector] = []
@@ -68,6 +69,7 @@ async def keeping(
     def collector_of(found: Sequence[Instrument]) -> Collector:
         settings = CollectorSettings(
             exchange,
+            collector=collector,
             ws_url=f"ws://127.0.0.1:{ws_port or rest_port}",
             rest_url=f"http://127.0.0.1:{rest_port}" if heal else None,
         )

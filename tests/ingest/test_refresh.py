@@ -129,7 +129,8 @@ async def test_collectors_of_one_process_share_the_venues_limit_of_subscriptions
             of = log, tmp_path, HYPERLIQUID
             async with keeping(*of, ["BTC"], simulator.port) as (_, first):
                 await until(lambda: bool(first) and first[0].subscribed)
-                async with keeping(*of, ["ETH", "kPEPE"], simulator.port) as (_, second):
+                other = keeping(*of, ["ETH", "kPEPE"], simulator.port, collector="c2")
+                async with other as (_, second):
                     await until(lambda: bool(second) and second[0].subscribed)
                     assert {n for _, n in second[0].carries} == {"ETH"}
                     await until(lambda: not second[0].uncovered)

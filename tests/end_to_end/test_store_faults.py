@@ -18,15 +18,16 @@ from tests.publish.rounds import all_series, contents, polled, round_of, served
 from tests.publish.waiting import until
 
 ROUNDS = 4
-SEEDS = [20261121, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 11))]
+SEEDS = [(20261121, 2), *(pytest.param(n, ROUNDS, marks=pytest.mark.nightly) for n in range(1, 11))]
+"""And how many rounds: four take some minutes."""
 
 
-async def publish_rounds(log: SqliteLog, store: Store) -> None:
+async def publish_rounds(log: SqliteLog, store: Store, rounds: int = ROUNDS) -> None:
     """Days of bars appended one after the other and published, each before the next."""
     await log.create({BARS_TOPIC: 2})
     publisher = Publisher(log, store, flush_s=0.02, grace_s=60)
     running = asyncio.create_task(publisher.run())
-    for number in range(ROUNDS):
+    for number in range(rounds):
         await log.append(round_of(number))
         ends = {(BARS_TOPIC, p): (await log.bounds(BARS_TOPIC, p))[1] for p in (0, 1)}
         while await log.committed("publisher") != ends:
@@ -45,11 +46,11 @@ async def discard_parts(log: SqliteLog, store: Store, direct: Store) -> None:
     await running
 
 
-async def publish_whole(place: Path) -> Store:
+async def publish_whole(place: Path, rounds: int = ROUNDS) -> Store:
     """What is published without a fault."""
     store = Store(f"file://{place}/whole")
     log = SqliteLog(place / "whole.db")
-    await publish_rounds(log, store)
+    await publish_rounds(log, store, rounds)
     await discard_parts(log, store, store)
     await log.close()
     return store
@@ -69,18 +70,18 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("publish.store._S3_CONFIG", config)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("seed", "rounds"), SEEDS)
 @pytest.mark.usefixtures("quick_retries")
 async def test_s3_that_fails_in_every_way_ends_with_the_same_files(
-    tmp_path: Path, log: SqliteLog, s3_bucket: str, s3_endpoint: str, seed: int
+    tmp_path: Path, log: SqliteLog, s3_bucket: str, s3_endpoint: str, seed: int, rounds: int
 ) -> None:
     print(f"seed {seed}")
-    whole = await publish_whole(tmp_path)
+    whole = await publish_whole(tmp_path, rounds)
     direct = Store(f"{s3_bucket}/out", endpoint_url=s3_endpoint)
     with FaultyProxy(s3_endpoint, seed=seed, share=0.12) as proxy:
         store = Store(f"{s3_bucket}/out", endpoint_url=proxy.url)
         with polled(direct, all_series()) as looks:
-            await publish_rounds(log, store)
+            await publish_rounds(log, store, rounds)
         await discard_parts(log, store, direct)
     assert set(proxy.injected) == set(KINDS), proxy.injected
     assert sum(proxy.injected.values()) > 30

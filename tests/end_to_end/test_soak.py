@@ -46,7 +46,7 @@ MB = 1 << 20
 @pytest.mark.parametrize(
     ("seconds", "intensity", "close_s", "rise_mb"),
     [
-        (40, 8.0, 60.0, 100),
+        (40, 8.0, 60.0, 200),
         pytest.param(3600, 40.0, HOLD_S + 0.15, 30, marks=pytest.mark.nightly),
     ],
 )

@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol
 
+from ingest.tasks import cancelled
+
 SAMPLE_S = 0.5
 
 
@@ -48,5 +50,4 @@ async def lag_told(histogram: Histogram) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        sampling.cancel()
-        await asyncio.gather(sampling, return_exceptions=True)
+        await cancelled(sampling)

@@ -18,17 +18,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Self
 
 import orjson
 
+from publish.layout import Series, instrument_path
 from publish.store import NotFound, Store, StoreError
 
 ROOT = "leases"
 HOLD_S = 60.0
 """How long a lease holds unless it is renewed; one object is written in less."""
 WAIT_S = 0.2
+PATIENCE_S = 2 * HOLD_S
+"""How long a replay or an audit waits for a lease that another holds."""
 
 
 _held: set[str] = set()
@@ -49,10 +51,15 @@ class Place:
     year: int
     month: int
 
+    @classmethod
+    def of(cls, series: Series, year: int, month: int) -> Self:
+        """Where a series' month is."""
+        return cls(series.dataset, series.exchange, series.symbol, year, month)
+
     @property
     def key(self) -> str:
         return (
-            f"{ROOT}/{self.dataset}/exchange={self.exchange}/symbol={quote(self.symbol, safe=':')}"
+            f"{ROOT}/{self.dataset}/{instrument_path(self.exchange, self.symbol)}"
             f"/{self.year:04}-{self.month:02}.json"
         )
 

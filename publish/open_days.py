@@ -148,4 +148,4 @@ class OpenDays:
 
 
 def _place(series: Series, day: date) -> Place:
-    return Place(series.dataset, series.exchange, series.symbol, day.year, day.month)
+    return Place.of(series, day.year, day.month)

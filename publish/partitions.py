@@ -10,10 +10,11 @@ that no other ever has, and readers are sent to that.
 """
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,8 @@ from publish.layout import (
 )
 from publish.merging import Rows, concat, merge, split_days, times
 from publish.store import NotFound, Replaced, Store
+
+T = TypeVar("T")
 
 READS = 5
 """Of a month file that is being replaced: it is not, so often in a row."""
@@ -89,12 +92,22 @@ def served_files(store: Store, series: Series) -> list[ServedFile]:
 
 def read_month(store: Store, series: Series, year: int, month: int) -> Month:
     """What the month file says it holds; nothing if there is none."""
-    for _ in range(READS):
+
+    def read() -> Month:
         try:
             with month_file(store, month_key(series, year, month)) as file:
                 return file.month
         except NotFound:
             return Month()
+
+    return until_whole(read)
+
+
+def until_whole(read: Callable[[], T]) -> T:
+    """What is read of a month file, again if the file was replaced meanwhile."""
+    for _ in range(READS):
+        try:
+            return read()
         except Replaced as error:
             problem = error
     raise problem

@@ -40,6 +40,11 @@ class Piece:
     day: bool
     file: pq.FileMetaData = field(compare=False)
 
+    @property
+    def earliest(self) -> int:
+        """The lowest stamp (ns) of either clock, as far as the file says."""
+        return self.low if self.oldest is None else min(self.low, self.oldest)
+
 
 def pieces_of_day(key: str, file: pq.FileMetaData) -> Iterator[Piece]:
     """The row groups of a day's file."""

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from aggregate.shard import Rules
 from ingest.errors import UserError
 from publish.audit.unit import KINDS, AuditUnit
-from publish.layout import OPEN, parse_part_key
+from publish.layout import OPEN, instrument_path, parse_part_key
 from publish.partitions import read_month
 from publish.raw_chunks import QUOTES, TRADES
 from publish.raw_chunks import ROOT as CHUNKS
@@ -109,7 +109,7 @@ def _values(store: Store, prefix: str, name: str) -> list[str]:
 
 
 def _raw_days(store: Store, exchange: str, symbol: str, wanted: Wanted) -> set[date]:
-    where = f"exchange={exchange}/symbol={quote(symbol, safe=':')}"
+    where = instrument_path(exchange, symbol)
     month = f"year={wanted.year:04}/month={wanted.month:02}"
     return {
         parse_day_key(key)[1]
@@ -133,8 +133,7 @@ def _unfolded(store: Store, exchange: str, symbol: str) -> set[date]:
     found = set()
     listed = {}
     for dataset in KINDS:
-        where = f"{dataset}/exchange={exchange}/symbol={quote(symbol, safe=':')}"
-        for key in store.list(f"{OPEN}/{where}"):
+        for key in store.list(f"{OPEN}/{dataset}/{instrument_path(exchange, symbol)}"):
             series, part = parse_part_key(key)
             month = (series, part.day.year, part.day.month)
             if month not in listed:

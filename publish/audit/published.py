@@ -7,8 +7,8 @@ import pyarrow as pa
 from publish.bar_files import month_file, read_part
 from publish.layout import Series, day_prefix, month_key
 from publish.merging import concat
-from publish.partitions import READS
-from publish.store import NotFound, Replaced, Store
+from publish.partitions import until_whole
+from publish.store import NotFound, Store
 
 
 def read_day(store: Store, series: Series, day: date) -> pa.Table:
@@ -16,12 +16,7 @@ def read_day(store: Store, series: Series, day: date) -> pa.Table:
 
     Raises `StoreError`.
     """
-    for _ in range(READS):
-        try:
-            return _read(store, series, day)
-        except Replaced as error:
-            problem = error
-    raise problem
+    return until_whole(lambda: _read(store, series, day))
 
 
 def _read(store: Store, series: Series, day: date) -> pa.Table:

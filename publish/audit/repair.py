@@ -7,13 +7,10 @@ from itertools import groupby
 from publish.audit.causes import Cause, Explained
 from publish.audit.spool import Spool
 from publish.layout import Series
-from publish.lease import Place, leased
+from publish.lease import PATIENCE_S, Place, leased
 from publish.partitions import write_days
 from publish.replay.plan import RECORDED
 from publish.store import Store
-
-PATIENCE_S = 120.0
-"""How long a lease that another holds is waited for: twice what one holds."""
 
 
 def repair(
@@ -25,14 +22,14 @@ def repair(
     Raises `StoreError`; what was written by then stays written.
     """
     known = [(s, day) for s, day, explained in differences if Cause.OTHER not in explained.count()]
-    for dataset, places in groupby(sorted(known), key=lambda place: place[0].dataset):
+    for _, places in groupby(sorted(known), key=lambda place: place[0].dataset):
         by_series = {
             series: {day for _, day in days}
             for series, days in groupby(places, key=lambda place: place[0])
         }
         series, days = next(iter(by_series.items()))
         month = min(days)
-        place = Place(dataset, series.exchange, series.symbol, month.year, month.month)
+        place = Place.of(series, month.year, month.month)
         with leased(store, place, "audit", patience_s=PATIENCE_S) as lease:
             for series, days in by_series.items():
                 lease.keep()

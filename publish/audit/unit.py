@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,10 +26,10 @@ from publish.layout import Series
 from publish.merging import EPOCH
 from publish.partitions import read_month
 from publish.raw_chunks import DAY_NS, GAPS, QUOTES, SCHEMAS, TRADES
-from publish.raw_pieces import Piece, read_piece, read_ticks
+from publish.raw_pieces import read_piece, read_ticks
 from publish.raw_rows import gaps
 from publish.replay.month import Account, MonthUnit, month_bars
-from publish.replay.ticks_in import LOOK_AHEAD, RawTicks
+from publish.replay.ticks_in import LOOK_AHEAD_NS, RawTicks
 from publish.store import Store
 
 KINDS = {of.name: of.kind for of in datasets()}
@@ -99,11 +99,11 @@ def _account(unit: AuditUnit) -> UnitReport:
     end = ((max(unit.days) - EPOCH).days + 1) * DAY_NS
     assert live.rules.lateness_ns is not None
     account = TickAccount(live.exchange, start, end, live.rules.lateness_ns)
-    ahead = LOOK_AHEAD // timedelta(microseconds=1) * 1000
-    ticks = RawTicks(live.area, live.exchange, live.symbol, start - MEMORY_NS, end + ahead)
+    within = start - MEMORY_NS, end + LOOK_AHEAD_NS
+    ticks = RawTicks(live.area, live.exchange, live.symbol, *within)
     for kind in (TRADES, QUOTES):
         for piece in ticks.pieces(kind):
-            if piece.high >= start - MEMORY_NS and _has_any_before(piece, end + MEMORY_NS):
+            if piece.high >= start - MEMORY_NS and piece.earliest < end + MEMORY_NS:
                 for _, batch in read_ticks(ticks.store, kind, piece, [live.symbol]):
                     account.add(batch)
     found = _gaps(ticks)
@@ -115,10 +115,6 @@ def _account(unit: AuditUnit) -> UnitReport:
         pc.greater_equal(found["local_timestamp"], start),
     )
     return UnitReport(unit, account, complete, found.filter(during).to_pylist())
-
-
-def _has_any_before(piece: Piece, end: int) -> bool:
-    return min(piece.low, piece.low if piece.oldest is None else piece.oldest) < end
 
 
 def _gaps(ticks: RawTicks) -> pa.Table:
@@ -168,6 +164,7 @@ def _explained(
 ) -> Iterator[tuple[Series, date, Explained]]:
     """Why, by what the rules of live give."""
     as_live = {}
+    rewritten: dict[Series, bool] = {}
     account = Account()
     for series, day, made in month_bars(unit.live, account):
         if (series, day) in found:
@@ -175,10 +172,11 @@ def _explained(
     lagging = any(n for (_, _, why), n in account.dropped.items() if why == "source_lagging")
     for (series, day), differences in found.items():
         unlike = as_live.get((series, day), differences.start)
-        rewritten = bool(read_month(store, series, day.year, day.month).arrival)
+        if series not in rewritten:
+            rewritten[series] = bool(read_month(store, series, day.year, day.month).arrival)
         explained = explain(
             differences,
-            ~np.isin(differences.start, unlike) | rewritten,
+            ~np.isin(differences.start, unlike) | rewritten[series],
             INTERVALS[series.interval].seconds,
             series.clock,
             KINDS[series.dataset],

@@ -30,7 +30,7 @@ from publish.layout import Series
 from publish.merging import EPOCH
 from publish.raw_chunks import DAY_NS, QUOTES, TRADES
 from publish.raw_pieces import Piece, Ticks, read_stamps, read_ticks
-from publish.replay.ticks_in import LOOK_AHEAD, Area, Covered, Lagging, RawTicks
+from publish.replay.ticks_in import LOOK_AHEAD_NS, Area, Covered, Lagging, RawTicks
 
 LAG_NS = 60 * NS
 """How far behind its file's usual delay a tick may be and still wait its turn."""
@@ -129,8 +129,7 @@ def inputs(unit: MonthUnit) -> Inputs:
 
 
 def _ticks(unit: MonthUnit) -> RawTicks:
-    ahead = int(LOOK_AHEAD.total_seconds()) * NS
-    first, last = unit.begin * NS - DAY_NS, unit.end * NS + ahead
+    first, last = unit.begin * NS - DAY_NS, unit.end * NS + LOOK_AHEAD_NS
     return RawTicks(unit.area, unit.exchange, unit.symbol, first, last)
 
 
@@ -253,10 +252,9 @@ class _Feed:
 
     def _counts(self, piece: Piece) -> bool:
         """Whether it has ticks of the month, by either clock."""
-        assert piece.oldest is not None
         if self._unit.rules.lateness_ns is not None:
             return piece.low < self._end + self._lag
-        return min(piece.low, piece.oldest) < self._end
+        return piece.earliest < self._end
 
     def _stragglers(self, piece: Piece) -> bool:
         assert piece.oldest is not None

@@ -58,7 +58,8 @@ def archived_units(area: Area, rules: Rules) -> list[MonthUnit]:
     files = list(_day_files(store))
     for of, day in files:
         found[of.exchange].add(of, day)
-    for of, piece in _open_pieces(store):
+    open_pieces = list(_open_pieces(store))
+    for of, piece in open_pieces:
         found[of.exchange].add(of, EPOCH + timedelta(days=piece.low // DAY_NS))
     for exchange, has in found.items():
         last = max(has.days)
@@ -68,7 +69,7 @@ def archived_units(area: Area, rules: Rules) -> list[MonthUnit]:
             if of.exchange == exchange and day == last
             for piece in existing_day(store, raw_days.day_key(of, day))[0]
         ]
-        highs += [piece.high for of, piece in _open_pieces(store) if of.exchange == exchange]
+        highs += [piece.high for of, piece in open_pieces if of.exchange == exchange]
         has.high = max(highs, default=0)
     return [
         MonthUnit(area, exchange, symbol, *month, rules, spans=has.spans)
@@ -136,8 +137,7 @@ def imported_units(
                     if imported.digest not in has.names:
                         has.names.append(imported.digest)
                     has.arrivals.add(imported.arrival)
-                    oldest = piece.low if piece.oldest is None else piece.oldest
-                    has.low, has.high = min(has.low, piece.low, oldest), max(has.high, piece.high)
+                    has.low, has.high = min(has.low, piece.earliest), max(has.high, piece.high)
         for symbol, _, _, _, exchange_to, _ in imported.coverage:
             has = found[imported.exchange, symbol]
             has.high = max(has.high, exchange_to - 1)

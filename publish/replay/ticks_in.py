@@ -34,7 +34,7 @@ from publish.retries import threads_for
 from publish.settings import PublishSettings
 from publish.store import Store, StoreError, open_store
 
-LOOK_AHEAD = timedelta(days=31)
+LOOK_AHEAD_NS = 31 * DAY_NS
 """How much later than its month's end a healed tick may have come and still be found."""
 
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from aggregate.datasets import datasets
 from aggregate.intervals import CLOCKS, LADDER
 from publish.bar_files import Month
-from publish.layout import CLOSED, Series, month_key
+from publish.layout import CLOSED, Series, instrument_path, month_key
 from publish.partitions import read_month
 from publish.replay.manifest import Manifest, code_version, identity, read_manifest
 from publish.replay.month import Account, Inputs, MonthUnit, inputs, month_bars
@@ -85,8 +85,8 @@ def _months(store: Store, unit: MonthUnit) -> dict[Series, Month]:
     """The month files there are."""
     there: dict[Series, Month] = {}
     for dataset in datasets():
-        some = Series(dataset.name, unit.exchange, unit.symbol, "", "")
-        keys = set(store.list(f"{CLOSED}/{some.path.partition('/interval=')[0]}"))
+        where = instrument_path(unit.exchange, unit.symbol)
+        keys = set(store.list(f"{CLOSED}/{dataset.name}/{where}"))
         for interval, clock in product(LADDER, CLOCKS):
             series = Series(dataset.name, unit.exchange, unit.symbol, interval.name, clock)
             if month_key(series, unit.year, unit.month) in keys:

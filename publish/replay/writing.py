@@ -26,7 +26,7 @@ from ingest.errors import UserError
 from publish.bar_files import Month, bars_writer, month_file
 from publish.columns import Columns
 from publish.layout import Series, month_key, month_prefix
-from publish.lease import Lease, Place, leased
+from publish.lease import PATIENCE_S, Lease, Place, leased
 from publish.merging import times
 from publish.partitions import read_month, write_days
 from publish.replay.manifest import (
@@ -39,8 +39,6 @@ from publish.replay.manifest import (
 )
 from publish.store import Store
 
-PATIENCE_S = 120.0
-"""How long a lease that another holds is waited for: twice what one holds."""
 _THREADS = 4
 _TEMPORARY = "perpflow-replay-"
 
@@ -164,8 +162,7 @@ class UnitWriter:
             for series in of_dataset:
                 changes.add(self._compared(series, self._month(series)))
             return changes
-        first = of_dataset[0]
-        place = Place(first.dataset, first.exchange, first.symbol, *self._when)
+        place = Place.of(of_dataset[0], *self._when)
         with leased(self._store, place, "replay", patience_s=PATIENCE_S) as lease:
             for series in of_dataset:
                 changes.add(self._replace(series, lease))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from ingest.tasks import cancelled
 from publish.keys import KeyFile
 from publish.log import open_log
 from publish.settings import Settings
@@ -30,6 +31,5 @@ async def streaming(settings: Settings, keys: KeyFile, bound: socket.socket) -> 
             _log.info("live stream is served", url=f"ws://{host}:{port}{PATH}")
             yield
     finally:
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
+        await cancelled(feeding)
         await log.close()

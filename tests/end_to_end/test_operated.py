@@ -1,5 +1,6 @@
 """The daemons as an operator meets them: ready when they are, told on /metrics, one an identity."""
 
+import math
 import re
 import time
 from pathlib import Path
@@ -68,6 +69,7 @@ def assert_told(daemons: dict[str, Daemon]) -> None:
             assert value(text, sample) >= 1, (name, sample)
         assert not re.search(r"perpetual-|USDT", text), "a label names a symbol"
 
+    wait_until(lambda: counted(daemons), DEADLINE_S, "every count has begun")
     now = time.time()
     text = page(daemons["ingest"])
     for exchange in EXCHANGES:
@@ -76,12 +78,9 @@ def assert_told(daemons: dict[str, Daemon]) -> None:
             for stamp in ("event", "arrival"):
                 fresh = value(text, f"perpflow_last_{stamp}_timestamp_seconds{{{labels}}}")
                 assert abs(now - fresh) < DEADLINE_S
-            assert value(text, f"perpflow_event_age_seconds_count{{{labels}}}") > 10
         of = f'{{exchange="{exchange}"'
         assert value(text, f'perpflow_connections{of},state="subscribed"}}') > 0
         assert value(text, f'perpflow_connections{of},state="connecting"}}') == 0
-        assert value(text, f"perpflow_received_bytes_total{of}}}") > 10_000
-        assert value(text, f"perpflow_append_seconds_count{of}}}") > 10
         assert value(text, f"perpflow_append_queue_peak_bytes{of}}}") > 0
         assert value(text, f"perpflow_append_queue_limit_bytes{of}}}") == 64 << 20
         assert value(text, f"perpflow_spool_limit_bytes{of}}}") == 1024 << 20
@@ -89,27 +88,59 @@ def assert_told(daemons: dict[str, Daemon]) -> None:
         assert abs(value(text, f'perpflow_clock_offset_seconds{{exchange="{exchange}"}}')) < 10
 
     text = page(daemons["aggregate"])
-    for clock in ("true", "exchange"):
-        of = f'{{clock="{clock}",interval="1s"}}'
-        assert value(text, f"perpflow_bar_close_delay_seconds_count{of}") > 1
     of = '{clock="exchange",interval="1s",le="5.25"}'  # lateness and hold: never before
     assert value(text, f"perpflow_bar_close_delay_seconds_bucket{of}") == 0
     assert value(text, "perpflow_takeover_seconds_count") == 2
-    assert value(text, "perpflow_commit_seconds_count") > 2
     for name in ("aggregate_held_ticks", "open_windows", "aggregate_state_bytes"):
         assert max(value(text, f'perpflow_{name}{{partition="{p}"}}') for p in (0, 1)) > 0, name
 
     text = page(daemons["publish"])
-    assert value(text, 'perpflow_files_written_total{tree="metrics_open"}') > 10
-    assert value(text, 'perpflow_store_operation_seconds_count{operation="write"}') > 10
     assert now - value(text, "perpflow_last_flush_timestamp_seconds") < DEADLINE_S
     assert value(text, 'perpflow_publish_lag_records{topic="bars"}') < 1000
 
 
+COUNTED = {
+    "ingest": {
+        f"perpflow_{sample}": least
+        for of in (f'exchange="{exchange}"' for exchange in EXCHANGES)
+        for sample, least in {
+            f'event_age_seconds_count{{{of},kind="trades"}}': 10,
+            f'event_age_seconds_count{{{of},kind="quotes"}}': 10,
+            f"received_bytes_total{{{of}}}": 10_000,
+            f"append_seconds_count{{{of}}}": 10,
+        }.items()
+    },
+    "aggregate": {
+        'perpflow_bar_close_delay_seconds_count{clock="true",interval="1s"}': 2,
+        'perpflow_bar_close_delay_seconds_count{clock="exchange",interval="1s"}': 2,
+        "perpflow_commit_seconds_count": 3,
+    },
+    "publish": {
+        'perpflow_files_written_total{tree="metrics_open"}': 10,
+        'perpflow_store_operation_seconds_count{operation="write"}': 10,
+    },
+}
+
+
+def counted(daemons: dict[str, Daemon]) -> bool:
+    return all(
+        sample_of(text, sample) >= least
+        for name, samples in COUNTED.items()
+        for text in [page(daemons[name])]
+        for sample, least in samples.items()
+    )
+
+
 def value(text: str, sample: str) -> float:
+    found = sample_of(text, sample)
+    assert not math.isnan(found), f"no {sample}"
+    return found
+
+
+def sample_of(text: str, sample: str) -> float:
+    """NaN if the page has no such sample."""
     found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
-    assert found, f"no {sample}"
-    return float(found[1])
+    return float(found[1]) if found else math.nan
 
 
 def test_of_two_with_one_identity_one_goes_on(tmp_path: Path) -> None:

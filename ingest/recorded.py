@@ -8,8 +8,6 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
@@ -20,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.batches import Universe, quotes_batch, trades_batch
-from ingest.errors import UserError
 from ingest.instruments import Instrument, instrument_by_name
+from ingest.killed import told_of_killed
 from ingest.recorder import (
     ReadReport,
     RecordingError,
@@ -178,7 +176,10 @@ def _parsed(
         return
     waiting: deque[tuple[_Chunk, Future[Parsed]]] = deque()
     # Forking a process that has threads (Arrow's) can deadlock the child.
-    with _told_of_killed(), ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with (
+        told_of_killed("parses recordings"),
+        ProcessPoolExecutor(processes, get_context("spawn")) as pool,
+    ):
         for chunk, job in jobs:
             waiting.append((chunk, pool.submit(parse_chunk, *job)))
             if len(waiting) > 2 * processes:
@@ -186,17 +187,6 @@ def _parsed(
                 yield chunk, result.result()
         for chunk, result in waiting:
             yield chunk, result.result()
-
-
-@contextmanager
-def _told_of_killed() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that parses recordings was killed, perhaps for want of memory: "
-            "use fewer processes (--processes 1)"
-        ) from error
 
 
 def _chunks(

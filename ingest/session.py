@@ -8,7 +8,6 @@ What it returns must be appended in the order it was returned; then
   is taken on the clock that stamps frames, and everything stamped before is returned before it.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -24,6 +23,7 @@ from ingest.gaps import DISCONNECT, Gap
 from ingest.history import Print
 from ingest.instruments import partition_of
 from ingest.log import NewRecord
+from ingest.numbered import Numbered
 from ingest.records import QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, GapRecord, Source
 from ingest.symbol_watch import SymbolWatch
 from ingest.ticks import HEALED, I64, LIVE, Quotes, Trades, encode
@@ -91,13 +91,13 @@ class Session:
         self._aggregates: list[tuple[int, int]] = []
         self._report = ParseReport(aggregates=self._aggregates)
         self._told: set[str] = set()
-        self._seq: Counter[tuple[str, int]] = Counter()
+        self._records = Numbered(source, partitions)
         self._covered: list[tuple[int, frozenset[str], bool]] = []
         self._steps = (clock.steps_back, clock.steps_forward)
 
     def start(self) -> list[NewRecord]:
         """The first records of the session."""
-        return self._marks(records.SESSION_START)
+        return self._records.marks(records.SESSION_START, self._clock.now())
 
     def receive(
         self, frames: list[Frame], answer: Answer, link: Link | None = None
@@ -146,8 +146,14 @@ class Session:
         self.watch.heard(list(trades.values()), list(quotes.values()))
         self._flow.arrived(trades.values(), quotes.values())
         due = self._coverage([*trades.values(), *quotes.values()])
-        due += [self._record(TRADES_TOPIC, p, records.TRADES, encode(b)) for p, b in trades.items()]
-        due += [self._record(QUOTES_TOPIC, p, records.QUOTES, encode(b)) for p, b in quotes.items()]
+        due += [
+            self._records.record(TRADES_TOPIC, p, records.TRADES, encode(b))
+            for p, b in trades.items()
+        ]
+        due += [
+            self._records.record(QUOTES_TOPIC, p, records.QUOTES, encode(b))
+            for p, b in quotes.items()
+        ]
         due += self._gaps()
         self._count()
         return due
@@ -156,14 +162,15 @@ class Session:
         """Everything received so far, then the promise that the rest is later."""
         promise = self._clock.now()
         due = self.flush() + self._clock_steps()
-        return due + self._marks(records.PUNCTUATION, promise)
+        return due + self._records.marks(records.PUNCTUATION, promise)
 
     def event(self, what: str, **details: str) -> list[NewRecord]:
         """Everything received so far, then an event in every partition of the trades topic."""
         value = orjson.dumps({"event": what, "local_ts": self._clock.now(), **details})
         due = self.flush()
         due += [
-            self._record(TRADES_TOPIC, p, records.EVENT, value) for p in range(self._partitions)
+            self._records.record(TRADES_TOPIC, p, records.EVENT, value)
+            for p in range(self._partitions)
         ]
         no_trades = what == "channel-silent" and details["reason"] == records.TRADES
         if what == "disconnected" or no_trades:
@@ -198,7 +205,7 @@ class Session:
     def end(self) -> list[NewRecord]:
         """Everything received so far, then the last records of the session."""
         due = self.flush() + self._gaps(final=True)
-        return due + self._marks(records.SESSION_END)
+        return due + self._records.marks(records.SESSION_END, self._clock.now())
 
     def _parse(self) -> None:
         pending, self._pending = self._pending, []
@@ -250,7 +257,7 @@ class Session:
 
     def _gap_record(self, gap: GapRecord) -> NewRecord:
         partition = partition_of(gap.exchange, gap.symbol, self._partitions)
-        return self._record(TRADES_TOPIC, partition, records.GAP, gap.encode())
+        return self._records.record(TRADES_TOPIC, partition, records.GAP, gap.encode())
 
     def _coverage(self, batches: Sequence[Trades | Quotes]) -> list[NewRecord]:
         """Coverage of every partition, once: with the first live tick after subscribing."""
@@ -265,7 +272,9 @@ class Session:
             self._cover(Coverage(sorted(symbols), local_from, exchange_from, anew))
             for p, mine in enumerate(self._symbols_by_partition(symbols)):
                 value = Coverage(mine, local_from, exchange_from, anew).encode()
-                due += [self._record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine]
+                due += [
+                    self._records.record(t, p, records.COVERAGE, value) for t in TICK_TOPICS if mine
+                ]
         return due
 
     def _symbols_by_partition(self, symbols: frozenset[str]) -> list[list[str]]:
@@ -287,22 +296,6 @@ class Session:
         metrics.CLOCK_STEPS.labels(exchange, "forward").inc(forward)
         _log.warning("wall clock stepped", exchange=exchange, back=back, forward=forward)
         return self.event("clock-step", back=str(back), forward=str(forward))
-
-    def _marks(self, kind: str, local_ts: int | None = None) -> list[NewRecord]:
-        """A control record stamped `local_ts`, or now, in every partition of both topics."""
-        stamp = {records.LOCAL_TS: str(self._clock.now() if local_ts is None else local_ts)}
-        return [
-            self._record(topic, p, kind, b"", **stamp)
-            for topic in TICK_TOPICS
-            for p in range(self._partitions)
-        ]
-
-    def _record(
-        self, topic: str, partition: int, kind: str, value: bytes, **more: str
-    ) -> NewRecord:
-        seq = self._seq[topic, partition]
-        self._seq[topic, partition] = seq + 1
-        return NewRecord(topic, partition, value, self.source.headers(kind, seq, **more))
 
     def _count(self) -> None:
         """Give the metrics what was parsed, and the log the first of each new problem."""

@@ -25,6 +25,7 @@ from ingest import records
 from ingest.errors import UserError
 from ingest.instruments import partition_of
 from ingest.log import Log, NewRecord
+from ingest.numbered import Numbered
 from ingest.records import BARS_TOPIC, QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, Source
 from ingest.ticks import Quotes, Trades, encode
 from publish.log import place as place_of
@@ -217,7 +218,6 @@ class _Session:
         self._exchange = exchange
         self._end = end
         self._promised = 0
-        self._partitions = partitions
         symbols = [of.symbol for of in instruments]
         where = [partition_of(exchange, symbol, partitions) for symbol in symbols]
         self._where = np.array(where, np.int32)
@@ -229,11 +229,11 @@ class _Session:
             ),
             key=lambda of: of[0].local_from,
         )
-        self._source = Source(exchange, exchange, COLLECTOR, str(time.time_ns()))
-        self._seq: Counter[tuple[str, int]] = Counter()
+        source = Source(exchange, exchange, COLLECTOR, str(time.time_ns()))
+        self._records = Numbered(source, partitions)
 
     def start(self, at: int) -> list[NewRecord]:
-        return self._marks(records.SESSION_START, at)
+        return self._records.marks(records.SESSION_START, at)
 
     def until(self, part: Slice, end: int) -> list[NewRecord]:
         """A slice's ticks that arrived before `end` and were not given yet, and the promise."""
@@ -245,13 +245,13 @@ class _Session:
             low, high = np.searchsorted(ticks.local_ts, [self._promised, end])
             due += self._batches(ticks.take(slice(low, high)))
         self._promised = end
-        return due + self._marks(records.PUNCTUATION, end)
+        return due + self._records.marks(records.PUNCTUATION, end)
 
     def finish(self) -> list[NewRecord]:
         """The last promise, and the end."""
         due = self._coverage_before(self._end + 1)
-        due += self._marks(records.PUNCTUATION, self._end)
-        return due + self._marks(records.SESSION_END, self._end)
+        due += self._records.marks(records.PUNCTUATION, self._end)
+        return due + self._records.marks(records.SESSION_END, self._end)
 
     def _batches(self, ticks: Trades | Quotes) -> Iterator[NewRecord]:
         trades = isinstance(ticks, Trades)
@@ -262,31 +262,17 @@ class _Session:
             mine = np.flatnonzero(partition == number)
             for at in range(0, len(mine), BATCH_ROWS):
                 batch = ticks.take(mine[at : at + BATCH_ROWS])
-                yield self._record(topic, number, kind, encode(batch))
+                yield self._records.record(topic, number, kind, encode(batch))
 
     def _coverage_before(self, end: int) -> list[NewRecord]:
         due = []
         while self._covered and self._covered[0][0].local_from < end:
             covered, partition = self._covered.pop(0)
             value = covered.encode()
-            due += [self._record(t, partition, records.COVERAGE, value) for t in TICK_TOPICS]
+            due += [
+                self._records.record(t, partition, records.COVERAGE, value) for t in TICK_TOPICS
+            ]
         return due
-
-    def _marks(self, kind: str, local_ts: int) -> list[NewRecord]:
-        """A control record in every partition of both topics."""
-        stamp = {records.LOCAL_TS: str(local_ts)}
-        return [
-            self._record(topic, partition, kind, b"", **stamp)
-            for topic in TICK_TOPICS
-            for partition in range(self._partitions)
-        ]
-
-    def _record(
-        self, topic: str, partition: int, kind: str, value: bytes, **more: str
-    ) -> NewRecord:
-        seq = self._seq[topic, partition]
-        self._seq[topic, partition] = seq + 1
-        return NewRecord(topic, partition, value, self._source.headers(kind, seq, **more))
 
 
 def _coverage(of: RawTicks) -> list[Coverage]:

@@ -3,24 +3,18 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
 from aggregate.shard import Rules
-from ingest.errors import UserError
+from ingest.killed import told_of_killed
 from publish.audit.plan import Plan, Wanted, plan
 from publish.audit.report import AuditReport
 from publish.audit.unit import UnitReport, audit_unit
 from publish.progress import Progress, quiet
 from publish.replay.ticks_in import Area
 from publish.settings import Settings
-
-
-class AuditError(UserError):
-    """The audit ended before its end; the message says why."""
-
 
 WIDTH = 140
 """Columns, where there is no terminal to ask."""
@@ -31,7 +25,7 @@ def audit(
 ) -> AuditReport:
     """Audit what is wanted of the days that are over.
 
-    Raises `NothingToAudit`, `AuditError` and `StoreError`.
+    Raises `NothingToAudit`, `UserError` and `StoreError`.
     """
     began = time.monotonic()
     area, rules = Area(settings.publish), rules_of(settings)
@@ -59,15 +53,13 @@ def _audited(planned: Plan, processes: int) -> Iterator[UnitReport]:
     if not planned.units:
         return
     workers = min(processes, len(planned.units))
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with (
+        told_of_killed("audits", after="; what was repaired stays repaired"),
+        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+    ):
         try:
             for done in as_completed([pool.submit(audit_unit, unit) for unit in planned.units]):
                 yield done.result()
-        except BrokenProcessPool as error:
-            raise AuditError(
-                "a process of the audit was killed, perhaps for want of memory: fewer --processes "
-                "need less; what was repaired stays repaired"
-            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -1,16 +1,14 @@
 """Work over processes: its progress is the caller's, and it ends with the caller."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from ingest.errors import UserError
+from ingest.killed import told_of_killed
 
 Advance = Callable[[int], None]
 """Called with how much more was done: ticks or bytes."""
@@ -33,7 +31,7 @@ def over_processes(
     workers = min(processes, len(jobs))
     try:
         with (
-            _told_of_killed(),
+            told_of_killed("replays", after="; what is finished is not done again"),
             ProcessPoolExecutor(workers, context, _start, (told,)) as pool,
         ):
             futures = [pool.submit(_in_worker, work, job) for job in jobs]
@@ -70,14 +68,3 @@ def _start(told: "SimpleQueue[int]") -> None:
 def _in_worker(work: Callable[[Any, Advance], Any], job: Any) -> Any:
     assert _told is not None
     return work(job, _told.put)
-
-
-@contextmanager
-def _told_of_killed() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that replays was killed, perhaps for want of memory: use fewer processes "
-            "(--processes 1); what is finished is not done again"
-        ) from error

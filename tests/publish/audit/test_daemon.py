@@ -11,7 +11,6 @@ from prometheus_client import REGISTRY
 
 from ingest.errors import UserError
 from publish.audit import daemon
-from publish.audit.command import AuditError
 from publish.audit.daemon import PATIENCE, watch
 from publish.audit.plan import NothingToAudit, Wanted
 from publish.audit.report import AuditReport
@@ -79,7 +78,7 @@ async def test_it_tries_again_until_the_day_has_its_files(
 ) -> None:
     waiting = AuditReport("x", waiting={"has no raw files yet": {YESTERDAY}})
     other = AuditReport("y", waiting={"is not over": {date(2026, 11, 3)}})
-    audits = Audits(AuditError("the store fails"), waiting, other)
+    audits = Audits(UserError("the store fails"), waiting, other)
     path = tmp_path / "audit.json"
     await run(monkeypatch, audits, MIDNIGHT + timedelta(hours=1), path)
     assert len(audits.asked) == 3
@@ -102,7 +101,7 @@ async def test_what_fails_is_counted_and_what_is_not_there_yet_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = REGISTRY.get_sample_value("perpflow_audit_failures_total")
-    answers = NothingToAudit("too early"), AuditError("killed"), AuditReport("x")
+    answers = NothingToAudit("too early"), UserError("killed"), AuditReport("x")
     await run(monkeypatch, Audits(*answers), MIDNIGHT + timedelta(hours=1))
     assert REGISTRY.get_sample_value("perpflow_audit_failures_total") == before + 1
 

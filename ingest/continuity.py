@@ -10,6 +10,7 @@
 A hole in the ids that copies or late rows fill within `REORDER_NS` of arrival time is no gap.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from ingest.gaps import (
     IDS,
     RESTART,
     SEQUENCE,
+    SKIPPED,
     STRADDLE,
     Gap,
     fills_between,
@@ -41,7 +43,7 @@ REORDER_NS = 500_000_000
 LAST_NS = 10_000_000_000
 """From a delisting, in arrival time, until its last trades are here or missing: longer than its
 streams are still listened to."""
-_REASONS = (SEQUENCE, DISCONNECT, RESTART)
+_REASONS = (SEQUENCE, DISCONNECT, RESTART, SKIPPED)
 _UNKNOWN = -1
 _NOBODY: I64 = np.empty(0, np.int64)
 
@@ -88,6 +90,14 @@ class Continuity(Protocol):
 def continuity(exchange: str) -> Continuity:
     """The check that suits the venue's trade ids."""
     return FillContinuity() if exchange == HYPERLIQUID else IdContinuity()
+
+
+def aggregates_of(numbers: I64, trades: Trades) -> I64 | None:
+    """The aggregate number of each row, from (row, number) pairs in order of row; 0: none."""
+    if not len(numbers):
+        return None
+    at = np.minimum(np.searchsorted(numbers[:, 0], trades.row), len(numbers) - 1)
+    return np.where(numbers[at, 0] == trades.row, numbers[at, 1], 0)
 
 
 class IdContinuity:
@@ -193,20 +203,22 @@ class IdContinuity:
         if last > top:
             self._add(who, trades, i, top + 1, last, STRADDLE)
             return False
-        if first == last or self._inside(who, first, last):
+        touched = self._holes.get(who, [])[self._touched(who, first, last)]
+        inside = any(
+            hole.first_missing <= first and last <= hole.last_missing  # type: ignore[operator]
+            for hole in touched
+        )
+        if first == last or inside:
             self._fill(who, first, last, aggregate)
             return True
-        overlapping = any(
-            hole.first_missing <= last and first <= hole.last_missing  # type: ignore[operator]
-            for hole in self._holes.get(who, ())
-        )
-        return not overlapping
+        return not touched
 
-    def _inside(self, who: int, first: int, last: int) -> bool:
-        return any(
-            hole.first_missing <= first and last <= hole.last_missing  # type: ignore[operator]
-            for hole in self._holes.get(who, ())
-        )
+    def _touched(self, who: int, first: int, last: int) -> slice:
+        """Which of its holes, found in rising order of ids, have ids from `first` to `last`."""
+        holes = self._holes.get(who, ())
+        start = bisect_left(holes, first, key=lambda hole: hole.last_missing)
+        stop = bisect_right(holes, last, lo=start, key=lambda hole: hole.first_missing)
+        return slice(start, stop)
 
     def _hole(
         self, who: int, trades: Trades, i: int, first: int, last: int, aggregate: int
@@ -242,10 +254,11 @@ class IdContinuity:
     def _fill(self, who: int, first: int, last: int, aggregate: int = 0) -> None:
         """Ids that came late are not missing."""
         if who in self._holes:
-            holes = self._holes[who]
-            left = [part for hole in holes for part in without(hole, first, last, aggregate)]
-            self._holes[who] = left
-            if not left:
+            holes, touched = self._holes[who], self._touched(who, first, last)
+            holes[touched] = [
+                part for hole in holes[touched] for part in without(hole, first, last, aggregate)
+            ]
+            if not holes:
                 del self._holes[who]
 
     def due(self, now: int | None = None) -> list[Gap]:

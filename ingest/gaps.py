@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from ingest.records import OPEN, GapRecord
+
 IDS, FILLS = "ids", "fills"
 """Kinds of gap: trade ids from–to, or fills of unknown number between two times (Hyperliquid, and
 symbols of which no trade was seen before, or none comes after)."""
@@ -10,6 +12,9 @@ DELISTED = "delisted"
 """Reasons: a jump while connected, or over a reconnect, or over a restart of the collector, or the
 new part of an aggregate whose other part was seen as single trades, or the end of a symbol: no
 trade behind its last says whether that was the last."""
+SKIPPED, UNLISTED = "skipped", "unlisted"
+"""Reasons in imported archives: rows were there that can't be read; or the archive lists market
+prints only, so that nobody knows whether the ids are of trades."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,25 @@ class Gap:
     exchange_to: int
     local_ts: int
     aggregates: tuple[int, int] | None = None
+
+
+def gap_record(exchange: str, gap: Gap) -> GapRecord:
+    """A gap as it is recorded when it is found."""
+    return GapRecord(
+        exchange=exchange,
+        symbol=gap.symbol,
+        kind=gap.kind,
+        first_missing=gap.first_missing,
+        last_missing=gap.last_missing,
+        missing=gap.missing,
+        healed=0,
+        state=OPEN,
+        reason=gap.reason,
+        why="",
+        exchange_ts=gap.exchange_ts,
+        exchange_to=gap.exchange_to,
+        local_ts=gap.local_ts,
+    )
 
 
 def fills_between(symbol: str, since: int, until: int, local_ts: int, reason: str) -> Gap:

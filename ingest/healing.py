@@ -20,11 +20,10 @@ import structlog
 
 from ingest import rest
 from ingest.clock import ArrivalClock
-from ingest.gaps import Gap
+from ingest.gaps import Gap, gap_record
 from ingest.history import MAX_MISSING, TOO_MANY, BadAnswer, Print, Request, Walk, walk
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.records import PARTLY, UNHEALABLE, WHOLE, GapRecord
-from ingest.session import gap_record
 from ingest.tasks import cancelled
 from ingest.trouble import Trouble
 

@@ -18,15 +18,15 @@ import structlog
 from ingest import continuity, metrics, records
 from ingest.batches import Universe, quotes_batch, trades_batch
 from ingest.clock import ArrivalClock
-from ingest.continuity import Continuity
-from ingest.gaps import DISCONNECT, Gap
+from ingest.continuity import Continuity, aggregates_of
+from ingest.gaps import DISCONNECT, Gap, gap_record
 from ingest.history import Print
 from ingest.instruments import partition_of
 from ingest.log import NewRecord
 from ingest.numbered import Numbered
 from ingest.records import QUOTES_TOPIC, TICK_TOPICS, TRADES_TOPIC, Coverage, GapRecord, Source
 from ingest.symbol_watch import SymbolWatch
-from ingest.ticks import HEALED, I64, LIVE, Quotes, Trades, encode
+from ingest.ticks import HEALED, LIVE, Quotes, Trades, encode
 from ingest.venues import Frame, Notice, ParseReport, ParserState, Row, Venue
 from ingest.venues.common import TRADE_ROW
 
@@ -237,7 +237,7 @@ class Session:
         numbers, self._aggregates[:] = np.array(self._aggregates, np.int64), []
         checked = {}
         for p, batch in batches.items():
-            keep = self._continuity.check(batch, _by_row(numbers, batch))
+            keep = self._continuity.check(batch, aggregates_of(numbers, batch))
             if keep is not None:
                 metrics.STRADDLES.labels(self.source.exchange).inc(int((~keep).sum()))
                 batch = batch.take(keep)
@@ -320,33 +320,6 @@ class Session:
             return False
         self._told.add(problem)
         return True
-
-
-def gap_record(exchange: str, gap: Gap) -> GapRecord:
-    """A gap as it is recorded when it is found."""
-    return GapRecord(
-        exchange=exchange,
-        symbol=gap.symbol,
-        kind=gap.kind,
-        first_missing=gap.first_missing,
-        last_missing=gap.last_missing,
-        missing=gap.missing,
-        healed=0,
-        state=records.OPEN,
-        reason=gap.reason,
-        why="",
-        exchange_ts=gap.exchange_ts,
-        exchange_to=gap.exchange_to,
-        local_ts=gap.local_ts,
-    )
-
-
-def _by_row(numbers: I64, batch: Trades) -> I64 | None:
-    """The aggregate number of each row, from (row, number) pairs in order of row; 0: none."""
-    if not len(numbers):
-        return None
-    at = np.minimum(np.searchsorted(numbers[:, 0], batch.row), len(numbers) - 1)
-    return np.where(numbers[at, 0] == batch.row, numbers[at, 1], 0)
 
 
 def _first_live(batches: Sequence[Trades | Quotes], local_from: int) -> int | None:

@@ -6,10 +6,11 @@ Hyperliquid trades are a subscription's backlog) is settled in the order of the 
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from multiprocessing import get_context
 from operator import itemgetter
 from pathlib import Path
@@ -18,8 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.batches import Universe, quotes_batch, trades_batch
+from ingest.continuity import aggregates_of
+from ingest.gaps import DISCONNECT, RESTART
 from ingest.instruments import Instrument, instrument_by_name
 from ingest.killed import told_of_killed
+from ingest.recorded_gaps import RecordedGaps
 from ingest.recorder import (
     ReadReport,
     RecordingError,
@@ -29,7 +33,7 @@ from ingest.recorder import (
     read_header,
 )
 from ingest.records import Coverage
-from ingest.ticks import BACKLOG, FUTURE_NS, LIVE, Quotes, Trades
+from ingest.ticks import BACKLOG, FUTURE_NS, I64, LIVE, Quotes, Trades
 from ingest.venues import Frame, ParseReport, ParserState, Row, venue
 
 CHUNK_FRAMES = 20_000
@@ -38,10 +42,11 @@ _ROWS_PER_CHUNK = 1 << 32
 
 @dataclass(slots=True)
 class Parsed:
-    """A chunk's ticks, and what became of its other frames."""
+    """A chunk's ticks, and what became of its other frames. `aggregates`: of each trade, if any."""
 
     trades: Trades
     quotes: Quotes
+    aggregates: I64 | None
     report: ParseReport
     state: ParserState
     instruments: tuple[Instrument, ...]
@@ -73,6 +78,8 @@ class RecordedFile:
     whole: list["_Whole"] = field(default_factory=list)
     reading: ReadReport = field(default_factory=ReadReport)
     parsing: ParseReport = field(default_factory=ParseReport)
+    untold: list[tuple[Collection[str], int]] = field(default_factory=list)
+    """What it said is covered since when, and no chunk has it yet."""
 
     @property
     def coverage(self) -> list[Coverage]:
@@ -94,7 +101,8 @@ def parse_chunk(
         trade_rows: list[Row] = []
         quote_rows: list[Row] = []
         universe = Universe(list(instruments.values()))
-        report, state = ParseReport(), ParserState()
+        numbers: list[tuple[int, int]] = []
+        report, state = ParseReport(aggregates=numbers), ParserState()
         routes = universe.routes([trade_rows], [quote_rows])
         venue(exchange).parse(frames, routes, first_row, report, state)
         named = [instrument_by_name(exchange, native) for native in report.unknown]
@@ -102,7 +110,9 @@ def parse_chunk(
         if not found:
             trades = trades_batch(universe, trade_rows)
             quotes = quotes_batch(universe, quote_rows)
-            return Parsed(trades, quotes, report, state, universe.instruments)
+            aggregates = aggregates_of(np.array(numbers, np.int64), trades)
+            report.aggregates = None
+            return Parsed(trades, quotes, aggregates, report, state, universe.instruments)
         instruments |= found
 
 
@@ -128,14 +138,16 @@ def files_in_order(paths: Sequence[Path], exchange: str) -> list[RecordedFile]:
 class _Chunk:
     """Frames of a file, the instruments known there, and the share of its bytes read so far.
 
-    `anew`: the connection was lost before them.
+    `interrupted`: the connection was lost before them, or it is another session's. `covered`:
+    symbols that are complete from a stamp on.
     """
 
     file: RecordedFile
     known: tuple[Instrument, ...]
     frames: list[Frame]
     share: float
-    anew: bool
+    interrupted: str
+    covered: list[tuple[Collection[str], int]]
 
 
 def recorded_ticks(
@@ -143,23 +155,34 @@ def recorded_ticks(
     exchange: str,
     instruments: Sequence[Instrument],
     *,
+    gaps: RecordedGaps | None = None,
     processes: int = 1,
     chunk_frames: int = CHUNK_FRAMES,
     progress: Callable[[RecordedFile, float], None] = lambda file, share: None,
 ) -> Iterator[tuple[Trades, Quotes]]:
-    """Batches in the order of the files; fills in each file's coverage and reports.
+    """Batches in the order of the files; fills in each file's coverage and reports, and `gaps`.
 
     `progress` is called after each batch with the file and the share of its bytes read.
     """
     state = ParserState()
     chunks = _chunks(files, instruments, chunk_frames)
     for chunk, parsed in _parsed(chunks, exchange, processes):
-        if chunk.anew:
+        if chunk.interrupted == DISCONNECT:
             state = ParserState()
         _settle(state, parsed)
         _account(chunk.file, parsed, chunk.frames)
+        if gaps is not None:
+            _check(gaps, chunk, parsed)
         progress(chunk.file, chunk.share)
         yield parsed.trades, parsed.quotes
+
+
+def _check(gaps: RecordedGaps, chunk: _Chunk, parsed: Parsed) -> None:
+    if chunk.interrupted:
+        gaps.interrupted(chunk.interrupted)
+    for symbols, since in chunk.covered:
+        gaps.covered(symbols, since)
+    gaps.add(parsed.trades, parsed.quotes, parsed.aggregates, says_covered=chunk.file.own)
 
 
 def _parsed(
@@ -189,36 +212,53 @@ def _parsed(
             yield chunk, result.result()
 
 
+@dataclass(slots=True)
+class _Said:
+    """What was said before a frame, in its file and the files before it."""
+
+    known: dict[str, Instrument] = field(default_factory=dict)
+    interrupted: str = ""
+    session: str = ""
+    reached: int = 0
+
+    def take(self, file: RecordedFile, header: RecordingHeader | None) -> None:
+        """A header, or None: the connection was lost."""
+        if header is None:
+            self.interrupted = DISCONNECT
+            return
+        self.known |= _learnt(file, header)
+        if self.session not in ("", header.session) and header.local_from > self.reached:
+            self.interrupted = self.interrupted or RESTART
+        self.session = header.session
+
+
 def _chunks(
     files: Sequence[RecordedFile], instruments: Sequence[Instrument], chunk_frames: int
 ) -> Iterator[_Chunk]:
     given = {instrument.native: instrument for instrument in instruments}
-    known: dict[str, Instrument] = {}
-    anew = False
+    said = _Said()
     for file in files:
         size = file.path.stat().st_size
-        seen = lost = 0
+        seen = lost = told = 0
         with file.path.open("rb") as raw:
             lines = read_frames(raw, file.reading)
             while chunk := list(islice(lines, chunk_frames)):
                 headers = file.reading.headers[seen:]
                 losses = [(at, None) for at in file.reading.disconnects[lost:]]
+                file.untold += [(c.symbols, c.local_from) for c in file.reading.coverage[told:]]
                 seen, lost = seen + len(headers), lost + len(losses)
+                told = len(file.reading.coverage)
                 start = 0
-                for at, header in sorted([*headers, *losses], key=itemgetter(0)):
+                for at, header in [*sorted([*headers, *losses], key=itemgetter(0)), (inf, None)]:
                     # A header holds for what follows it, a contract size for instance.
                     end = bisect_left(chunk, at, key=itemgetter(0))
                     if start < end:
-                        yield _part(file, known | given, chunk[start:end], raw.tell() / size, anew)
-                        anew = False
+                        yield _part(file, said, given, chunk[start:end], raw.tell() / size)
                     start = end
-                    anew = anew or header is None
-                    if header is not None:
-                        known |= _learnt(file, header)
-                if start < len(chunk):
-                    yield _part(file, known | given, chunk[start:], raw.tell() / size, anew)
-                    anew = False
-            anew = anew or len(file.reading.disconnects) > lost
+                    if at < inf:
+                        said.take(file, header)
+            if len(file.reading.disconnects) > lost:
+                said.take(file, None)
 
 
 def _learnt(file: RecordedFile, header: RecordingHeader) -> dict[str, Instrument]:
@@ -226,19 +266,26 @@ def _learnt(file: RecordedFile, header: RecordingHeader) -> dict[str, Instrument
     file.symbols |= {i.symbol for i in header.instruments}
     if header.whole:
         file.whole.append(_Whole(header.whole, header.local_from))
+        file.untold.append((header.whole, header.local_from))
     return {i.native: i for i in header.instruments}
 
 
 def _part(
     file: RecordedFile,
-    known: Mapping[str, Instrument],
+    said: _Said,
+    given: dict[str, Instrument],
     lines: Sequence[tuple[int, int, bytes]],
     share: float,
-    anew: bool,
 ) -> _Chunk:
     """The lines as one chunk. What the user gave wins over the recorder's."""
     frames = [(ns, payload) for _, ns, payload in lines]
-    return _Chunk(file, tuple(known.values()), frames, share, anew)
+    last = frames[-1][0]
+    covered = [of for of in file.untold if of[1] <= last]
+    file.untold = [of for of in file.untold if of[1] > last]
+    interrupted, said.interrupted = said.interrupted, ""
+    said.reached = max(said.reached, last)
+    known = tuple((said.known | given).values())
+    return _Chunk(file, known, frames, share, interrupted, covered)
 
 
 def _settle(state: ParserState, parsed: Parsed) -> None:

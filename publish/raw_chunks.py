@@ -167,7 +167,7 @@ def tables_of(found: Sequence[Record]) -> tuple[dict[str, pa.Table], list[str]]:
             elif kind == records.QUOTES:
                 batches[QUOTES].append((record, decode(Quotes, record.value)))
             elif kind == records.GAP:
-                others[GAPS].append(_gap(records.GapRecord.decode(record.value)))
+                others[GAPS].append(gap_rows([records.GapRecord.decode(record.value)]))
             elif kind in _EVENTS and record.topic == records.TRADES_TOPIC:
                 others[SESSIONS].append(_event(record, _EVENTS[kind]))
         except (MalformedBatch, KeyError, TypeError, ValueError) as error:
@@ -320,10 +320,11 @@ def _coded(codes: npt.NDArray[np.int32], names: Mapping[str, int]) -> pa.Diction
     return pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.utf8()))
 
 
-def _gap(gap: records.GapRecord) -> pa.Table:
-    return pa.Table.from_pylist(
-        [{name: getattr(gap, name) for name in SCHEMAS[GAPS].names}], SCHEMAS[GAPS]
-    )
+def gap_rows(gaps: Sequence[records.GapRecord]) -> pa.Table:
+    """Gaps as a chunk has them."""
+    names = SCHEMAS[GAPS].names
+    rows = [{name: getattr(gap, name) for name in names} for gap in gaps]
+    return pa.Table.from_pylist(rows, SCHEMAS[GAPS])
 
 
 def _event(record: Record, event: str) -> pa.Table:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ingest.instruments import Instrument
+from ingest.instruments import HYPERLIQUID, Instrument
 from ingest.recorded import RecordedFile, files_in_order, recorded_ticks
+from ingest.recorded_gaps import RecordedGaps
 from ingest.venues import ParseReport
 from publish.progress import Progress, quiet
 from publish.replay.contracts import Dated
 from publish.replay.imported import ChunkWriter, Coverage, Imported
+from publish.replay.missing import Edges
 from publish.replay.sources.base import Input, SourceError
 from publish.store import Store
 
@@ -34,10 +36,12 @@ def import_frames(
     total = sum(sizes.values())
     before = dict(zip((f.path for f in files), _running(sizes, files), strict=True))
     writer = ChunkWriter(store, digest, exchange, COLLECTOR)
+    gaps, edges = RecordedGaps(exchange), Edges()
     batches = recorded_ticks(
         files,
         exchange,
         _in_force(lists, files[0].first),
+        gaps=gaps,
         processes=processes,
         progress=lambda file, share: progress(
             "reading", before[file.path] + int(share * sizes[file.path]), total
@@ -46,6 +50,9 @@ def import_frames(
     for trades, quotes in batches:
         writer.add(trades)
         writer.add(quotes)
+        if exchange != HYPERLIQUID:
+            edges.add(trades)
+    writer.add_gaps(gaps.found())
     writer.close()
     _refuse_change_within(lists, files)
     report = ParseReport()
@@ -67,6 +74,8 @@ def import_frames(
         },
         [problem for file in files for problem in file.reading.problems],
         dict(writer.chunks),
+        writer.gaps,
+        edges.of,
     )
 
 

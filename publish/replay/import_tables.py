@@ -2,13 +2,26 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ingest.instruments import OKX
+from ingest.ticks import I64, Trades
 from publish.progress import Progress, quiet
+from publish.raw_chunks import TRADES
 from publish.replay.contracts import Contracts
 from publish.replay.imported import ChunkWriter, Coverage, Extent, Imported, behind
+from publish.replay.missing import Missing
 from publish.replay.opening import beside
 from publish.replay.sources import SOURCES
-from publish.replay.sources.base import Bools, Input, Layout, Report, Rows, SourceError
+from publish.replay.sources.base import (
+    Bools,
+    Input,
+    Layout,
+    Report,
+    Rows,
+    SourceError,
+    TradeRows,
+)
 from publish.replay.sources.tables import Where
 from publish.replay.sources.texts import text_of
 from publish.store import Store
@@ -37,6 +50,8 @@ def import_table(
     writer = ChunkWriter(store, digest, contracts.exchange, of.collector)
     extent = Extent()
     order = _Order(layout)
+    holes = of.holes(layout) if layout.kind == TRADES else ""
+    missing = Missing(holes) if holes else None
     with source.path.open("rb") as raw, text_of(source.url, raw) as text:
         for rows, where in of.read(text, source.url, layout, report):
             if not of.recorded:
@@ -45,7 +60,14 @@ def import_table(
             for ticks in contracts.ticks(rows, report):
                 extent.add(ticks)
                 writer.add(ticks)
+                if missing is not None and isinstance(ticks, Trades):
+                    missing.add(ticks, _aggregates(rows, ticks), report.lost)
+            if missing is not None:
+                writer.add_gaps(missing.due())
             progress(source.name, raw.tell(), source.size)
+    if missing is not None:
+        missing.end(report.lost)
+        writer.add_gaps(missing.due(final=True))
     writer.close()
     if report.unknown and not writer.rows:
         raise SourceError(_unknown(source, contracts.exchange, report))
@@ -63,7 +85,16 @@ def import_table(
         dict(report.unknown),
         problems=report.problems,
         chunks=dict(writer.chunks),
+        gaps=writer.gaps,
+        edges=missing.edges.of if missing is not None else {},
     )
+
+
+def _aggregates(rows: Rows, trades: Trades) -> I64 | None:
+    """Of each trade that was made of the rows."""
+    if not isinstance(rows, TradeRows) or rows.aggregate is None:
+        return None
+    return rows.aggregate[np.searchsorted(rows.row, trades.row)]
 
 
 def _described(source: Input, layout: Layout) -> dict[str, object]:

@@ -1,11 +1,12 @@
 """The scratch area of imported ticks: its keys, its chunks, what is said of each import.
 
-raw_import/{trades|quotes}/{digest}/{chunk:06}.parquet   columns of `publish.raw_chunks`, row
+raw_import/{trades|quotes|gaps}/{digest}/{chunk:06}.parquet   columns of `publish.raw_chunks`, row
                                                          groups of one instrument each
 raw_import/done/{digest}.json                            an `Imported`, written last
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -13,14 +14,17 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from ingest.gaps import Gap, gap_record
 from ingest.ticks import I64, Quotes, Trades
-from publish.raw_chunks import QUOTES, SCHEMAS, TRADES, write_groups
+from publish.raw_chunks import GAPS, QUOTES, SCHEMAS, TRADES, gap_rows, write_groups
+from publish.replay.missing import Edge
 from publish.store import NotFound, Store
 
 ROOT = "raw_import"
 CHUNK_ROWS = 1 << 19
 """About how many rows of a kind are in memory, and in a chunk."""
 GROUP_ROWS = 262_144
+CHUNK_GAPS = 1 << 16
 _FEW = ("exchange", "symbol", "collector", "origin", "side", "count", "off_book")
 _RISING = ("local_ts", "exchange_ts", "row", "id", "sequence")
 
@@ -54,7 +58,8 @@ class Imported:
     when to when, on either clock, a symbol is complete. `read` counts what was read, `skipped` what
     was left out by reason, `unknown` rows of instruments that are not known; `examples` is
     [arrival, payload] of the first frame of a reason; `problems` name file and line. `chunks`: how
-    many there are of each kind.
+    many there are of each kind. `gaps`: [how many, ids missing] by reason. `edges`: of each symbol
+    whose ids say what is missing.
     """
 
     digest: str
@@ -69,6 +74,8 @@ class Imported:
     examples: dict[str, tuple[int, str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     chunks: dict[str, int] = field(default_factory=dict)
+    gaps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    edges: dict[str, Edge] = field(default_factory=dict)
 
     def keys(self, kind: str) -> list[str]:
         """The chunks of a kind, in the order they were written."""
@@ -81,7 +88,9 @@ class Imported:
     def decode(cls, value: bytes) -> Self:
         body = orjson.loads(value)
         body["coverage"] = [tuple(of) for of in body["coverage"]]
-        body["examples"] = {reason: tuple(of) for reason, of in body["examples"].items()}
+        for name in ("examples", "gaps"):
+            body[name] = {reason: tuple(of) for reason, of in body[name].items()}
+        body["edges"] = {symbol: Edge(**of) for symbol, of in body["edges"].items()}
         return cls(**body)
 
 
@@ -109,7 +118,7 @@ def finish(store: Store, imported: Imported) -> None:
 def sweep(store: Store) -> None:
     """Remove chunks of imports that were cut off."""
     done = {key.rpartition("/")[2].removesuffix(".json") for key in store.list(f"{ROOT}/done")}
-    for kind in (TRADES, QUOTES):
+    for kind in (TRADES, QUOTES, GAPS):
         for digest in store.children(f"{ROOT}/{kind}"):
             if digest not in done:
                 for key in store.list(f"{ROOT}/{kind}/{digest}"):
@@ -122,11 +131,14 @@ class ChunkWriter:
     def __init__(self, store: Store, digest: str, exchange: str, collector: str) -> None:
         self.chunks: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
+        self.gaps: dict[str, tuple[int, int]] = {}
+        """[how many, ids missing] by reason."""
         self._store = store
         self._digest = digest
         self._names = exchange, collector
         self._waiting: dict[str, list[Trades | Quotes]] = {TRADES: [], QUOTES: []}
         self._waiting_rows: Counter[str] = Counter()
+        self._gaps: list[Gap] = []
 
     def add(self, ticks: Trades | Quotes) -> None:
         if not len(ticks):
@@ -138,21 +150,39 @@ class ChunkWriter:
         if self._waiting_rows[kind] >= CHUNK_ROWS:
             self._flush(kind)
 
+    def add_gaps(self, gaps: Sequence[Gap]) -> None:
+        for gap in gaps:
+            n, missing = self.gaps.get(gap.reason, (0, 0))
+            self.gaps[gap.reason] = n + 1, missing + (gap.missing or 0)
+        self._gaps += gaps
+        if len(self._gaps) >= CHUNK_GAPS:
+            self._flush_gaps()
+
     def close(self) -> None:
         """Write what is left."""
         for kind in self._waiting:
             self._flush(kind)
+        self._flush_gaps()
 
     def _flush(self, kind: str) -> None:
         if not self._waiting[kind]:
             return
-        table = self._table(kind, self._waiting[kind])
+        self._write(kind, self._table(kind, self._waiting[kind]))
+        self._waiting[kind] = []
+        self._waiting_rows[kind] = 0
+
+    def _flush_gaps(self) -> None:
+        if self._gaps:
+            in_order = sorted(self._gaps, key=lambda gap: gap.symbol)
+            exchange, _ = self._names
+            self._write(GAPS, gap_rows([gap_record(exchange, gap) for gap in in_order]))
+            self._gaps = []
+
+    def _write(self, kind: str, table: pa.Table) -> None:
         key = chunk_key(kind, self._digest, self.chunks[kind])
         with self._store.replacing(key) as sink:
             write_groups(sink, table, {}, GROUP_ROWS, **_parquet(table.schema))
         self.chunks[kind] += 1
-        self._waiting[kind] = []
-        self._waiting_rows[kind] = 0
 
     def _table(self, kind: str, batches: list[Trades | Quotes]) -> pa.Table:
         """The ticks by symbol, each symbol's in the order they came."""

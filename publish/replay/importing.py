@@ -18,10 +18,11 @@ import orjson
 
 from ingest.recording import read_header
 from publish.progress import Progress, quiet
+from publish.replay.between import gaps_between
 from publish.replay.contracts import Contracts, Dated, read_lists
 from publish.replay.import_frames import import_frames
 from publish.replay.import_tables import import_table
-from publish.replay.imported import Imported, find, finish, sweep
+from publish.replay.imported import ChunkWriter, Imported, find, finish, sweep
 from publish.replay.opening import expand, fetch, opened, size_of
 from publish.replay.overlaps import refuse_overlaps, same_content
 from publish.replay.processes import Advance, over_processes
@@ -30,7 +31,7 @@ from publish.replay.sources.base import Input, Layout, SourceError
 from publish.replay.sources.texts import first_lines, is_zip
 from publish.store import Store
 
-VERSION = 1
+VERSION = 2
 """Of what is imported: another number imports everything anew."""
 _DIGEST_CHARS = 16
 _LOOKED_AT_ONCE = 16
@@ -68,7 +69,11 @@ class _Settings:
     def digest(self, *of: object) -> str:
         lists = [[since, [asdict(i) for i in listed]] for since, listed in self.lists]
         settings = [VERSION, self.exchange, lists, self.latency_ns, *of]
-        return hashlib.sha256(orjson.dumps(settings)).hexdigest()[:_DIGEST_CHARS]
+        return _digest(settings)
+
+
+def _digest(facts: Sequence[object]) -> str:
+    return hashlib.sha256(orjson.dumps(facts)).hexdigest()[:_DIGEST_CHARS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ def import_all(
 ) -> list[Imported]:
     """Import the files that paths, globs and URLs name, in the order given; recordings last.
 
+    What is missing between them is behind them, an import without a source.
     All are looked at before any is imported. Raises `SourceError`, `RecordingError` or an
     `ExceptionGroup` of several, `StoreError`: the rest of the scratch area stays for the next time.
     """
@@ -100,7 +106,23 @@ def import_all(
     found = _import_tables(jobs, options.processes, progress)
     recordings = [file for file in files if file.layout.format == FRAMES]
     found += _import_frames(recordings, options, lists, scratch, progress)
-    return refuse_overlaps(found)
+    found = refuse_overlaps(found)
+    return [*found, *_between(found, scratch)]
+
+
+def _between(found: Sequence[Imported], scratch: Store) -> Iterator[Imported]:
+    for exchange, gaps in gaps_between(found).items():
+        of = sorted(imported.digest for imported in found if imported.exchange == exchange)
+        digest = _digest([VERSION, "between", of])
+        done = find(scratch, digest)
+        if done is None:
+            writer = ChunkWriter(scratch, digest, exchange, collector="")
+            writer.add_gaps(gaps)
+            writer.close()
+            chunks = dict(writer.chunks)
+            done = Imported(digest, [], exchange, [], "", chunks=chunks, gaps=writer.gaps)
+            finish(scratch, done)
+        yield done
 
 
 def _all_recognised(urls: Sequence[str]) -> list[_File]:

@@ -9,7 +9,7 @@ from aggregate.intervals import CLOCKS, EXCHANGE, NS
 from aggregate.shard import Rules
 from publish import raw_chunks, raw_days
 from publish.merging import EPOCH
-from publish.raw_chunks import DAY_NS, QUOTES, SESSIONS, TRADES, read_chunk, read_groups
+from publish.raw_chunks import DAY_NS, GAPS, QUOTES, SESSIONS, TRADES, read_chunk, read_groups
 from publish.raw_days import Instrument, existing_day, parse_day_key
 from publish.raw_pieces import Piece, pieces_of_chunk
 from publish.replay.imported import Imported
@@ -138,6 +138,11 @@ def imported_units(
                         has.names.append(imported.digest)
                     has.arrivals.add(imported.arrival)
                     has.low, has.high = min(has.low, piece.earliest), max(has.high, piece.high)
+        for key in imported.keys(GAPS):
+            for group in read_groups(store, key).groups:
+                has = found[group.exchange, group.symbol]
+                if imported.digest not in has.names:
+                    has.names.append(imported.digest)
         for symbol, _, _, _, exchange_to, _ in imported.coverage:
             has = found[imported.exchange, symbol]
             has.high = max(has.high, exchange_to - 1)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,8 @@ class Report:
     skipped: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    """Numbers of the rows that were left out; of lines that are no rows, of the row before."""
 
     def add_unknown(self, native: str, n: int) -> None:
         """Count rows of an instrument that is not known."""
@@ -103,7 +105,10 @@ class Report:
 
 @dataclass(slots=True)
 class TradeRows:
-    """Trades as a file has them (n,): sizes in the venue's units, stamps in ns."""
+    """Trades as a file has them (n,): sizes in the venue's units, stamps in ns.
+
+    `aggregate`: the numbers of Binance's aggregates, where they are.
+    """
 
     native: pa.DictionaryArray
     exchange_ts: I64
@@ -114,6 +119,7 @@ class TradeRows:
     price: F64
     size: F64
     row: I64
+    aggregate: I64 | None = None
 
     def bad(self) -> Bools:
         """Which rows no venue sends: stamps, ids, counts or numbers out of range."""
@@ -193,8 +199,9 @@ def day_span(text: str, offset: timedelta = timedelta()) -> Span:
 
 def taken(rows: R, keep: Bools) -> R:
     index = pa.array(np.flatnonzero(keep))
-    columns = [getattr(rows, name)[keep] for name in type(rows).__slots__ if name != "native"]
-    return type(rows)(rows.native.take(index), *columns)
+    columns: list[Any] = [getattr(rows, name) for name in type(rows).__slots__ if name != "native"]
+    kept: list[Any] = [None if values is None else values[keep] for values in columns]
+    return type(rows)(rows.native.take(index), *kept)
 
 
 def without(rows: R, bad: Bools) -> R:
@@ -202,12 +209,12 @@ def without(rows: R, bad: Bools) -> R:
     return taken(rows, ~bad)
 
 
-def joined(first: R, second: R) -> R:
+def joined(first: QuoteRows, second: QuoteRows) -> QuoteRows:
     """The rows of both, which are of one instrument."""
     columns = [
         np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in type(first).__slots__
+        for name in QuoteRows.__slots__
         if name != "native"
     ]
     n = len(columns[0])
-    return type(first)(one_name(first.native.dictionary[0].as_py(), n), *columns)
+    return QuoteRows(one_name(first.native.dictionary[0].as_py(), n), *columns)

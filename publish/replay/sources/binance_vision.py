@@ -14,7 +14,10 @@ clock. `is_buyer_maker`: the taker sold. No arrival time. The spot archives have
 (isBestMatch) and are refused: the same symbol would be published as a perpetual.
 
 As live (`ingest.venues.binance`): an aggregate's id is its last trade's, its count l − f + 1; a
-bookTicker's time is the event time and its sequence the update id. bookTicker files end with
+bookTicker's time is the event time and its sequence the update id. Ids that `trades` lacks are of
+prints that are none of the market's (insurance fund, ADL, NA), or lost: both happen
+(binance-public-data issues 363, 458), and nothing tells them apart. In `aggTrades` the numbers of
+the aggregates do. bookTicker files end with
 March 2024, and the last of them are out of order (binance-public-data issues 305, 372): rows are
 taken as they come, bars put them in order.
 """
@@ -26,6 +29,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
+from ingest.gaps import SEQUENCE, UNLISTED
 from ingest.instruments import BINANCE
 from ingest.ticks import BUY, I64, SELL
 from publish.replay.sources.base import (
@@ -56,7 +60,7 @@ _BOOK = (
     *("transaction_time", "event_time"),
 )
 _COLUMNS = {"aggTrades": _AGG, "trades": _TRADES, "bookTicker": _BOOK}
-_UNUSED = {"agg_trade_id", "quote_qty", "transaction_time"}
+_UNUSED = {"quote_qty", "transaction_time"}
 _SPOT = {"aggTrades": 8, "trades": 7}
 _WHOLE = {"agg_trade_id", "first_trade_id", "last_trade_id", "id", "update_id"}
 _TYPES: dict[str, pa.DataType] = {
@@ -118,12 +122,25 @@ def _rows(layout: Layout, block: Block, row: I64) -> Rows:
         id_ = block["last_trade_id"]
         count = id_ - block["first_trade_id"] + 1
         stamps, size = epoch_ns(block["transact_time"]), block["quantity"]
+        aggregate = block["agg_trade_id"]
     else:
         id_, count = block["id"], np.ones(n, np.int64)
         stamps, size = epoch_ns(block["time"]), block["qty"]
-    return TradeRows(native, stamps, stamps, id_, count, side, block["price"], size, row)
+        aggregate = None
+    numbers = block["price"], size, row, aggregate
+    return TradeRows(native, stamps, stamps, id_, count, side, *numbers)
+
+
+def _holes(layout: Layout) -> str:
+    """Aggregates are numbered; of single trades only the market prints are in the files."""
+    return SEQUENCE if "agg_trade_id" in layout.columns else UNLISTED
 
 
 SOURCE = Source(
-    FORMAT, "binance-vision", _TYPES, lambda layout: Plainly(partial(_rows, layout)), recorded=False
+    FORMAT,
+    "binance-vision",
+    _TYPES,
+    lambda layout: Plainly(partial(_rows, layout)),
+    recorded=False,
+    holes=_holes,
 )

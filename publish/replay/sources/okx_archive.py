@@ -18,6 +18,7 @@ from datetime import timedelta
 import numpy as np
 import pyarrow as pa
 
+from ingest.gaps import SEQUENCE
 from ingest.instruments import OKX
 from ingest.ticks import BUY, I64, SELL
 from publish.replay.sources.base import (
@@ -70,4 +71,11 @@ def _rows(block: Block, row: I64) -> Rows:
     )
 
 
-SOURCE = Source(FORMAT, "okx-archive", _TYPES, lambda layout: Plainly(_rows), recorded=False)
+SOURCE = Source(
+    FORMAT,
+    "okx-archive",
+    _TYPES,
+    lambda layout: Plainly(_rows),
+    recorded=False,
+    holes=lambda layout: SEQUENCE,
+)

@@ -105,7 +105,8 @@ class Source:
     """A format that is a table.
 
     `types` of the columns that are read, of which cells of the `optional` may be empty. `recorded`:
-    it has arrival stamps.
+    it has arrival stamps. `holes`: why ids of trades may be missing in a file (`ingest.gaps`), ""
+    where they don't say.
     """
 
     format: str
@@ -114,6 +115,7 @@ class Source:
     reader: Callable[[Layout], Reader]
     optional: frozenset[str] = frozenset()
     recorded: bool = True
+    holes: Callable[[Layout], str] = lambda layout: ""
 
     def read(
         self, stream: IO[bytes], name: str, layout: Layout, report: Report
@@ -122,23 +124,30 @@ class Source:
         reported."""
         reader = self.reader(layout)
         types = {column: self.types[column] for column in layout.columns if column in self.types}
-        done = 0
+        done = unread = 0
         for block in read_blocks(stream, name, layout, types, report):
+            if report.skipped.total() > unread:
+                report.lost.append(done - 1)
             total = len(block)
             numbers = np.arange(done, done + total)
             report.read["rows"] += total
             lacking = block.empty(self.optional)
             if lacking is not None:
                 _skip(report, "an empty value", block, numbers[lacking] - done)
+                report.lost += numbers[lacking].tolist()
                 block, numbers = block.take(~lacking), numbers[~lacking]
             if len(block):
                 rows = reader.rows(block, numbers)
                 bad = rows.bad()
                 if bad.any():
                     _skip(report, "a value out of range", block, rows.row[bad] - done)
+                    report.lost += rows.row[bad].tolist()
                     rows = without(rows, bad)
                 yield rows, partial(_place, block, done)
             done += total
+            unread = report.skipped.total()
+        if report.skipped.total() > unread:
+            report.lost.append(done - 1)
         rest = reader.rest()
         if rest is not None:
             yield without(rest, rest.bad()), lambda row: f"{name}, row {row + 1}"

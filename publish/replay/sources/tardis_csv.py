@@ -20,6 +20,10 @@ change in any level.
 
 Quotes have no update number here. Without one a bar would take a quote that comes back within a
 millisecond (a, b, a) for a copy, so they are numbered by their arrival.
+
+Lost connections are not marked. Ids of trades that are missing are of prints off the book or lost
+(Binance), lost (OKX); Hyperliquid's say nothing, nor do OKX' of before 2023-10-20: until the day
+before, Tardis recorded aggregated trades, whose counts are not in the files.
 """
 
 import re
@@ -30,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ingest.gaps import SEQUENCE, UNLISTED
 from ingest.instruments import BINANCE, HYPERLIQUID, OKX
 from ingest.ticks import BUY, I64, SELL
 from ingest.words import shown
@@ -66,6 +71,7 @@ _TYPES: dict[str, pa.DataType] = {
 _OTHER = re.compile(r"(^|[/_])liquidations([/_.]|$)")  # which have the columns of trades
 _DATE = re.compile(r"(?<!\d)(\d{4})[-/](\d\d)[-/](\d\d)(?!\d)")
 _SIDES = {"buy": BUY, "sell": SELL}
+_SINGLE_FROM = day_span("2023-10-20")[0]
 _MOST_AT_ONCE = 1 << 10
 """Quotes with the same local_timestamp that are told apart."""
 Array = npt.NDArray[Any]
@@ -181,10 +187,18 @@ class _Reader:
         return same
 
 
+def _holes(layout: Layout) -> str:
+    if layout.exchange == BINANCE:
+        return UNLISTED
+    single = layout.span is not None and layout.span[0] >= _SINGLE_FROM
+    return SEQUENCE if layout.exchange == OKX and single else ""
+
+
 SOURCE = Source(
     FORMAT,
     "tardis",
     _TYPES,
     _Reader,
     optional=frozenset(name for name in _TYPES if name.startswith(("bid", "ask"))),
+    holes=_holes,
 )

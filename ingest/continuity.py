@@ -138,7 +138,7 @@ class IdContinuity:
         return None if keep.all() else keep
 
     def _suspects(self, trades: Trades, code: I64, aggregate: I64, order: I64) -> I64:
-        """Codes with a row that does not follow the one before; the others move on.
+        """Codes with a row that is not above the one before; the others move on, over holes too.
 
         `code` and `aggregate` are sorted by code through `order`, arrival order within a code.
         """
@@ -155,13 +155,23 @@ class IdContinuity:
             chain = np.append(np.int64(0), aggregate[:-1])
             chain[starts] = self._top_aggregate[code[starts]]
             ok |= aggregated & (chain > 0) & (aggregate == chain + 1) & (first > before)
-            if not aggregated.all():  # both streams at once, during a switch
-                ok[:] = False
-        bad = ~ok | (trades.origin[order] == HEALED)
+        walked = (first <= before) | (trades.origin[order] == HEALED)
+        if aggregated.any() and not aggregated.all():  # both streams at once, during a switch
+            walked[:] = True
         suspect, good = _NOBODY, ends
-        if bad.any():
-            suspect = np.unique(code[bad])
+        if walked.any():
+            suspect = np.unique(code[walked])
             good = ends[~np.isin(code[ends], suspect)]
+        holes = np.flatnonzero(~ok)
+        for at in holes[~np.isin(code[holes], suspect)].tolist():
+            who, top = int(code[at]), int(before[at])
+            if top != self._top[who]:  # rows of this batch have led up to it
+                self._top[who], self._reason[who] = top, 0
+                self._top_ts[who] = trades.exchange_ts[order[at - 1]]
+                if aggregated.any():
+                    self._top_aggregate[who] = aggregate[at - 1]
+            hole = top + 1, int(first[at]) - 1, int(aggregate[at])
+            self._hole(who, trades, int(order[at]), *hole)
         who = code[good]
         self._top[who] = last[good]
         self._top_ts[who] = trades.exchange_ts[order][good]

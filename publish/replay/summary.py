@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ingest.gaps import DISCONNECT, RESTART, SEQUENCE, SKIPPED, UNLISTED
 from publish.replay.imported import Imported
 from publish.replay.work import Result
 from publish.replay.writing import Changes
@@ -12,6 +13,14 @@ _SHOWN = 5
 _UNITS_SHOWN = 40
 _HEADS = ("exchange", "symbol", "month", "ticks", "left out", "bars", "gaps", "seconds")
 _MALFORMED = "malformed, "
+_WHY = {
+    SEQUENCE: "the source lacks",
+    DISCONNECT: "over lost connections",
+    RESTART: "over restarts of the recorder",
+    SKIPPED: "where rows were skipped",
+    UNLISTED: "whose ids the source does not list, perhaps of prints off the book",
+}
+"""What is missing, by the reason of its gaps."""
 
 
 @dataclass(slots=True)
@@ -30,6 +39,9 @@ class ReplaySummary:
     unknown: Counter[str] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    gaps: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    """Gaps in sources, and the trades in them, by reason."""
     symbols: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     changes: Changes = field(default_factory=Changes)
@@ -56,6 +68,9 @@ class ReplaySummary:
             self.skipped.update(of.skipped)
             self.unknown.update(of.unknown)
             self.problems += of.problems
+            for reason, (n, missing) in of.gaps.items():
+                self.gaps[reason] += n
+                self.missing[reason] += missing
             for reason, example in of.examples.items():
                 self.examples.setdefault(reason, example)
 
@@ -76,7 +91,7 @@ class ReplaySummary:
         read = f"{self.trades:,} trades, {self.quotes:,} quotes"
         if self.frames:
             read = f"{self.frames:,} frames: {read}, {self.ignored:,} of other channels"
-        lines = [read, *self._left_out()]
+        lines = [read, *self._left_out(), *self._missing()]
         lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
             lines.append(f"  … and {len(self.problems) - _SHOWN} more problems")
@@ -112,6 +127,13 @@ class ReplaySummary:
             else:
                 lines.append(f"  left out {n:,} {kind}, {reason.replace('_', ' ')} ({which})")
         return lines
+
+    def _missing(self) -> list[str]:
+        return [
+            f"  {n:,} gaps of {self.missing[reason] or 'an unknown number of':,} trades "
+            f"{_WHY.get(reason, reason)}"
+            for reason, n in self.gaps.most_common()
+        ]
 
     def _changes(self) -> list[str]:
         rows, days = self.changes.rows, self.changes.days

@@ -91,10 +91,11 @@ def import_table(
 
 
 def _aggregates(rows: Rows, trades: Trades) -> I64 | None:
-    """Of each trade that was made of the rows."""
+    """Of each trade that was made of the rows, from 1 on: 0 is none."""
     if not isinstance(rows, TradeRows) or rows.aggregate is None:
         return None
-    return rows.aggregate[np.searchsorted(rows.row, trades.row)]
+    numbers: I64 = rows.aggregate[np.searchsorted(rows.row, trades.row)] + 1
+    return numbers
 
 
 def _described(source: Input, layout: Layout) -> dict[str, object]:

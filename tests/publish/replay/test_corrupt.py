@@ -119,6 +119,7 @@ def test_a_row_that_cant_be_read(
     ids = [i for i in range(100) if i not in (40, 70)]
     assert rows_of(store, found, "trades")["id"].to_pylist() == ids
     [of] = found
+    assert of.gaps == {"skipped": (2, 2)}
     if reason is None:
         reason = "a value that is no true or false" if make is vision else "a value out of range"
     assert of.skipped == {reason: 2}

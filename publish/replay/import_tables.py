@@ -94,8 +94,9 @@ def _aggregates(rows: Rows, trades: Trades) -> I64 | None:
     """Of each trade that was made of the rows, from 1 on: 0 is none."""
     if not isinstance(rows, TradeRows) or rows.aggregate is None:
         return None
-    numbers: I64 = rows.aggregate[np.searchsorted(rows.row, trades.row)] + 1
-    return numbers
+    whole = len(trades) == len(rows.row)
+    numbers = rows.aggregate if whole else rows.aggregate[np.searchsorted(rows.row, trades.row)]
+    return numbers + 1
 
 
 def _described(source: Input, layout: Layout) -> dict[str, object]:

@@ -13,6 +13,8 @@ from ingest.continuity import IdContinuity
 from ingest.gaps import SEQUENCE, SKIPPED, STRADDLE, Gap
 from ingest.ticks import I64, Trades
 
+AT_ONCE = 1 << 14
+"""Rows that are looked at together: what they need stays in the processor's cache."""
 HELD_NS = 3_600_000_000_000
 """Rows may be out of order by so much and still fill the hole that they left."""
 
@@ -57,7 +59,7 @@ class Edges:
 
     def add(self, trades: Trades, aggregates: I64 | None = None) -> None:
         """The next trades, and each one's aggregate id."""
-        for code in np.unique(trades.code).tolist():
+        for code in np.flatnonzero(np.bincount(trades.code)).tolist():
             symbol, rows = trades.symbols[code], np.flatnonzero(trades.code == code)
             first, last = (trades.id - trades.count + 1)[rows], trades.id[rows]
             low, high = int(rows[first.argmin()]), int(rows[last.argmax()])
@@ -103,22 +105,20 @@ class Missing:
         self._told = len(lost)
         start = 0
         for place in np.searchsorted(trades.row, places, side="right").tolist():
-            self._check(trades, aggregates, slice(start, place))
-            self._skipped()
+            self._check(trades, aggregates, start, place)
+            self._checks.interrupted(SKIPPED)
+            self.edges.skipped()
             start = place
-        self._check(trades, aggregates, slice(start, len(trades)))
+        self._check(trades, aggregates, start, len(trades))
 
-    def _check(self, trades: Trades, aggregates: I64 | None, rows: slice) -> None:
-        if rows.start < rows.stop:
+    def _check(self, trades: Trades, aggregates: I64 | None, start: int, stop: int) -> None:
+        for at in range(start, stop, AT_ONCE):
+            rows = slice(at, min(at + AT_ONCE, stop))
             some = trades.take(rows)
             numbers = None if aggregates is None else aggregates[rows]
             self._checks.check(some, numbers)
             self.edges.add(some, numbers)
             self._newest = max(self._newest, int(some.local_ts.max()))
-
-    def _skipped(self) -> None:
-        self._checks.interrupted(SKIPPED)
-        self.edges.skipped()
 
     def end(self, lost: Sequence[int]) -> None:
         """No more rows; `lost` as before."""

@@ -160,8 +160,7 @@ def test_between_the_files_of_days_in_a_row(tmp_path: Path) -> None:
     gap = PER_DAY - 5, PER_DAY + 2, "unlisted"
     assert gaps_of(tmp_path / "a", first, second) == [gap]
     assert gaps_of(tmp_path / "b", second, first) == [gap]
-    # Known by both files: again, or with another between, it is another question.
-    assert gaps_of(tmp_path / "a", first, second) == [gap]
+    assert gaps_of(tmp_path / "a", first, second) == [gap]  # with what is imported already
     assert gaps_of(tmp_path / "a", first) == gaps_of(tmp_path / "a", second) == []
     fourth = vision(tmp_path, 4, range(3 * PER_DAY, 4 * PER_DAY))
     assert gaps_of(tmp_path / "c", second, fourth) == []

@@ -27,6 +27,7 @@ PURE = (
     "ingest/continuity.py",
     "ingest/fills.py",
     "ingest/gaps.py",
+    "ingest/recorded_gaps.py",
     "ingest/untraded.py",
     "ingest/ended.py",
     "ingest/history.py",

@@ -14,7 +14,7 @@ Span = tuple[int, int]
 
 
 def gaps_between(imports: Sequence[Imported]) -> dict[str, list[Gap]]:
-    """By exchange: trades that neither an import nor the one after it has.
+    """By exchange: trades that neither an import nor the one after it has, by symbol.
 
     Of imports farther apart than an outage nobody says what is between them.
     """
@@ -22,10 +22,10 @@ def gaps_between(imports: Sequence[Imported]) -> dict[str, list[Gap]]:
     for imported in imports:
         if TRADES in imported.kinds:
             spans = _spans(imported)
-            for symbol, edge in imported.edges.items():
-                found[imported.exchange, symbol].append((edge, spans[symbol]))
+            for symbol in imported.edges.keys() & spans.keys():
+                found[imported.exchange, symbol].append((imported.edges[symbol], spans[symbol]))
     out: dict[str, list[Gap]] = defaultdict(list)
-    for (exchange, symbol), places in found.items():
+    for (exchange, symbol), places in sorted(found.items(), key=lambda of: of[0]):
         for gap in _of_symbol(symbol, sorted(places, key=lambda of: of[0].first)):
             out[exchange].append(gap)
     return out

@@ -196,9 +196,7 @@ async def test_on_kafka_it_is_the_same(kafka: Any, tmp_path: Path) -> None:
     await log.close()
 
 
-async def test_at_a_speed_it_takes_as_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_at_a_speed_it_takes_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten minutes at 400 times their speed at least a second and a half, and none earlier; for
     the rest of the last slice, here 100 hours, nothing is waited for."""
     monkeypatch.setattr(in_order, "LONGEST_NS", 360_000 * NS)

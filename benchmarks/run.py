@@ -19,18 +19,30 @@ BEGIN, END = "<!-- results: make bench -->", "<!-- end of results -->"
 
 
 def main(names: Sequence[str]) -> None:
-    """Run the named benchmarks (`bench_parse`), or all of them."""
+    """Run all benchmarks, or the named ones (`bench_parse`) and keep the others' figures."""
     results: list[Result] = []
     for name in names or sorted(path.stem for path in HERE.glob("bench_*.py")):
         print(f"{name} …", file=sys.stderr, flush=True)
         results += importlib.import_module(f"benchmarks.{name}").run()
-    table = markdown(results)
-    print(table)
-    if not names:
-        kept = {result.name: entry(result) for result in results}
-        (HERE / "results.json").write_text(json.dumps(kept, indent=2) + "\n")
-        readme = HERE / "README.md"
-        readme.write_text(with_table(readme.read_text(), f"{machine()}\n\n{table}"))
+    print(markdown(results))
+    kept = HERE / "results.json"
+    if names:
+        results = replaced(read(kept), results)
+    kept.write_text(json.dumps({r.name: entry(r) for r in results}, indent=2) + "\n")
+    readme = HERE / "README.md"
+    readme.write_text(with_table(readme.read_text(), f"{machine()}\n\n{markdown(results)}"))
+
+
+def read(path: Path) -> list[Result]:
+    """What `results.json` has."""
+    return [Result(name, **of) for name, of in json.loads(path.read_text()).items()]
+
+
+def replaced(before: Sequence[Result], now: Sequence[Result]) -> list[Result]:
+    """All figures: those of `now` instead of what had their names, or at the end."""
+    new = {result.name: result for result in now}
+    kept = [new.pop(result.name, result) for result in before]
+    return [*kept, *new.values()]
 
 
 def machine() -> str:

@@ -41,6 +41,7 @@ FUTURE_NS = 60_000_000_000
 """An exchange stamp this far ahead of the arrival stamp puts a tick in no exchange bar."""
 
 _NS = pa.timestamp("ns", tz="UTC")
+_NS_NUMPY = np.dtype("datetime64[ns]")
 _SYMBOL = pa.dictionary(pa.int32(), pa.utf8())
 _META = {b"perpflow.schema": b"1"}
 TRADES_SCHEMA = pa.schema(
@@ -238,17 +239,16 @@ def decode(kind: type[C], value: bytes) -> C:
         if table.schema != kind.schema:
             raise MalformedBatch(f"unexpected {kind.__name__} schema: {shown(table.schema.names)}")
         table.validate(full=True)  # before anything reads where only its metadata says values are
-        table = table.combine_chunks()
+        batches = table.to_batches()
+        if len(batches) > 1:
+            batches = table.combine_chunks().to_batches()
     except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error) as error:
         raise MalformedBatch(f"not an Arrow IPC stream: {shown(error)}") from error
-    if any(column.null_count for column in table.columns):
-        raise MalformedBatch(f"nulls in a {kind.__name__} batch")
-    if table.num_rows == 0:
+    if not batches or not batches[0].num_rows:
         return kind.empty()
-    symbol = table.column(0).chunk(0)
-    columns: list[Any] = [symbol.indices.to_numpy(zero_copy_only=False)]
-    for field, column in zip(list(kind.schema)[1:], table.columns[1:], strict=True):
-        chunk = column.chunk(0)
-        chunk = chunk.view(pa.int64()) if field.type == _NS else chunk
-        columns.append(chunk.to_numpy(zero_copy_only=False))
+    symbol, *others = batches[0].columns
+    if any(column.null_count for column in (symbol, *others)):
+        raise MalformedBatch(f"nulls in a {kind.__name__} batch")
+    values = [column.to_numpy(zero_copy_only=False) for column in (symbol.indices, *others)]
+    columns = [v.view(np.int64) if v.dtype == _NS_NUMPY else v for v in values]
     return kind(symbol.dictionary.to_pylist(), *columns)

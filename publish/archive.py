@@ -10,12 +10,13 @@ chunk is on the log: retention leaves it there.
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
 import orjson
+import pyarrow as pa
 import structlog
 
 from ingest import records
@@ -32,6 +33,9 @@ WAIT_S = 0.5
 READ_BYTES = 4 << 20
 PENDING_BYTES = 64 << 20
 """Records held at most: beyond it flushes come as fast as they can."""
+DECODE_RECORDS = 500
+"""Of a topic's partition, decoded at once, long before a flush: decoding what 300 symbols make in
+five minutes takes ten seconds and more, for which neither a flush nor a stop can wait."""
 FLUSH_S = 300.0
 SETTLE_S = 600.0
 """A day's file is made once the day is over and nothing was added to it for so long."""
@@ -43,6 +47,29 @@ _KINDS = {records.TRADES_TOPIC: (TRADES, GAPS, SESSIONS), records.QUOTES_TOPIC: 
 _log = structlog.get_logger(__name__)
 Unit = tuple[str, date, int]
 """Kind, day, partition: what chunks belong together."""
+
+
+class Unwritten:
+    """What was read of one partition of a topic and is in no chunk yet."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        """Those that are not decoded yet."""
+        self._tables: dict[str, list[pa.Table]] = defaultdict(list)
+
+    def decode(self) -> None:
+        """All that was read so far; what is malformed is said and counted."""
+        found, self.records = self.records, []
+        tables, malformed = raw_chunks.tables_of(found)
+        for kind, table in tables.items():
+            self._tables[kind].append(table)
+        for problem in malformed:
+            _log.error("record left out of the archive", problem=problem)
+        metrics.RAW_MALFORMED.inc(len(malformed))
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The decoded rows by kind, in the log's order."""
+        return {kind: pa.concat_tables(of) for kind, of in self._tables.items()}
 
 
 class Archive:
@@ -78,7 +105,7 @@ class Archive:
         self._positions: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._sequences: dict[int, dict[str, int]] = {}
-        self._pending: dict[TopicPartition, list[Record]] = defaultdict(list)
+        self._unwritten: dict[TopicPartition, Unwritten] = defaultdict(Unwritten)
         self._size = 0
         self._added: dict[Unit, float] = {}
         self.caught_up = False
@@ -167,13 +194,17 @@ class Archive:
                 self.read_ns[topic] = some[-1].appended_ns
             found = found or bool(some)
         self.caught_up = not found
+        loop = asyncio.get_running_loop()
+        for unwritten in self._unwritten.values():
+            if len(unwritten.records) >= DECODE_RECORDS:
+                await loop.run_in_executor(self._threads, unwritten.decode)
         return found
 
     def _take(self, record: Record) -> None:
         at = (record.topic, record.partition)
         self._positions[at] = record.offset + 1
         if not self._repeated(record):
-            self._pending[at].append(record)
+            self._unwritten[at].records.append(record)
             self._size += len(record.value)
 
     def _repeated(self, record: Record) -> bool:
@@ -195,27 +226,23 @@ class Archive:
         return False
 
     async def _flush(self) -> None:
-        jobs = [(at, found) for at, found in self._pending.items() if found]
-        tasks = [partial(self._write, *job) for job in jobs]
+        tasks = [partial(self._write, *item) for item in self._unwritten.items()]
         await self._work.until_done("archive", tasks)
         for partition in self._owners:
             await self._commit(partition)
-        self._pending.clear()
+        self._unwritten.clear()
         self._size = 0
         metrics.RAW_LAST_FLUSH.set(self._now())
 
-    def _write(self, at: TopicPartition, found: Sequence[Record]) -> None:
+    def _write(self, at: TopicPartition, unwritten: Unwritten) -> None:
         """The chunks of what was read of one partition; again is harmless."""
         _, partition = at
-        tables, malformed = raw_chunks.tables_of(found)
-        for problem in malformed:
-            _log.error("record left out of the archive", problem=problem)
+        unwritten.decode()
         span, epoch = (self._committed[at], self._positions[at]), self._owners[partition].epoch
-        for kind, table in tables.items():
+        for kind, table in unwritten.tables().items():
             for day in write_chunks(self._store, kind, table, partition, span, epoch):
                 self._added[kind, day, partition] = self._now()
             metrics.ARCHIVED.labels(kind).inc(len(table))
-        metrics.RAW_MALFORMED.inc(len(malformed))
 
     async def _commit(self, partition: int) -> None:
         offsets = {(topic, partition): self._positions[topic, partition] for topic in _KINDS}

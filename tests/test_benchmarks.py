@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.result import Result, cpu_time
-from benchmarks.run import BEGIN, END, entry, markdown, with_table
+from benchmarks.run import BEGIN, END, HERE, entry, markdown, read, replaced, with_table
 
 
 def test_the_table_shows_what_was_measured_against_its_target() -> None:
@@ -37,3 +37,14 @@ def test_cpu_time_counts_work() -> None:
     with cpu_time() as cpu:
         sum(range(1_000_000))
     assert 0 < cpu.seconds < 10
+
+
+def test_figures_of_one_benchmark_take_the_place_of_its_earlier_ones() -> None:
+    kept = [Result("a", 1.0, "x"), Result("b", 2.0, "x", 3.0)]
+    now = [Result("c", 5.0, "x"), Result("b", 4.0, "x", 3.0)]
+    assert replaced(kept, now) == [kept[0], now[1], now[0]]
+
+
+def test_the_published_table_is_that_of_the_published_results() -> None:
+    table = markdown(read(HERE / "results.json"))
+    assert table in (HERE / "README.md").read_text()

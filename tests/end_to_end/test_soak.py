@@ -238,6 +238,13 @@ def report(running: Deployment, measured: Measured, seconds: int) -> None:
     for within in (0.3, 0.35, 0.4, 0.5, 1.0, 2.5):
         print(f"1s bars on the log within {within} s of their end: "
               f"{measured.closed_within(within):.2%}")  # fmt: skip
+    for name, of in (
+        ("perpflow_append_seconds", measured.ingest),
+        ("perpflow_seal_duration_seconds", measured.aggregate),
+        ("perpflow_commit_seconds", measured.aggregate),
+    ):
+        found = of.buckets(f"{name}_bucket")
+        print(name, {k: f"{v / max(found[float('inf')], 1):.3f}" for k, v in found.items()})
     for name, daemon in running.daemons.items():
         s = daemon.samples
         print(

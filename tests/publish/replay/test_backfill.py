@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from tests.publish.replay.raw_archives import seeded, write_archive
 
 SEED = 21
 VENUES = ("binance-futures", "okx-perps", "hyperliquid-perps")
-EDGE = [date(2026, 8, 30) + timedelta(days=i) for i in range(4)]
-"""Days of two months, over the edge between them."""
+WHOLE = [date(2026, 8, 1) + timedelta(days=i) for i in range(31 + 30)]
+"""The days of two months."""
+EDGE = WHOLE[29:33]
+"""Those over the edge between them."""
 
 
-def write_seeded(store: Store, symbols: int, ticks_a_day: int) -> None:
+def write_seeded(store: Store, days: Sequence[date], symbols: int, ticks_a_day: int) -> None:
     made = [
-        seeded(SEED, venue, f"perpetual-C{i}-USDT:USDT", EDGE, ticks_a_day)
+        seeded(SEED, venue, f"perpetual-C{i}-USDT:USDT", days, ticks_a_day)
         for venue in VENUES
         for i in range(symbols)
     ]
@@ -39,7 +42,7 @@ def command(archive: Path, out: Path, *more: str) -> list[str]:
 
 def finish(archive: Path, out: Path, *more: str) -> str:
     done = subprocess.run(
-        command(archive, out, *more), capture_output=True, text=True, timeout=600, check=False
+        command(archive, out, *more), capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -70,9 +73,11 @@ def kill_after(archive: Path, out: Path, finished: int) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def assert_a_killed_backfill_ends_the_same(tmp_path: Path, symbols: int, kills: int) -> None:
+def assert_a_killed_backfill_ends_the_same(
+    tmp_path: Path, days: Sequence[date], symbols: int, kills: int
+) -> None:
     archive, whole, broken = (tmp_path / name for name in ("archive", "whole", "broken"))
-    write_seeded(Store(f"file://{archive}"), symbols, 300)
+    write_seeded(Store(f"file://{archive}"), days, symbols, 300)
     finish(archive, whole)
     want = manifests(whole)
     units = len(VENUES) * symbols * 2
@@ -94,7 +99,7 @@ def assert_a_killed_backfill_ends_the_same(tmp_path: Path, symbols: int, kills: 
 
 def test_a_month_whose_ticks_changed_is_made_anew(tmp_path: Path) -> None:
     archive, out = tmp_path / "archive", tmp_path / "out"
-    write_seeded(Store(f"file://{archive}"), 1, 300)
+    write_seeded(Store(f"file://{archive}"), EDGE, 1, 300)
     finish(archive, out)
     first = archive / "raw/trades"
     path = min(first.rglob("data.parquet"))
@@ -115,9 +120,9 @@ def test_a_month_whose_ticks_changed_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_three_venues_over_the_end_of_a_month(tmp_path: Path) -> None:
-    assert_a_killed_backfill_ends_the_same(tmp_path, symbols=1, kills=1)
+    assert_a_killed_backfill_ends_the_same(tmp_path, EDGE, symbols=1, kills=1)
 
 
 @pytest.mark.nightly
-def test_three_venues_of_twenty_symbols(tmp_path: Path) -> None:
-    assert_a_killed_backfill_ends_the_same(tmp_path, symbols=20, kills=5)
+def test_two_whole_months_of_twenty_symbols(tmp_path: Path) -> None:
+    assert_a_killed_backfill_ends_the_same(tmp_path, WHOLE, symbols=20, kills=5)

@@ -47,6 +47,8 @@ what = {
 }
 flow = get_metrics(asked.key, metric="flow", **what)
 ohlcv = get_ohlcv(asked.key, **what)
+if flow.is_empty() or ohlcv.is_empty():
+    raise SystemExit(f"no hours of {asked.symbol} from {asked.start} to {asked.end}")
 hours = ohlcv.join(flow, on="time", how="inner").sort("time")
 print(f"{len(hours):,} hours of {asked.symbol}, {hours['time'][0]} to {hours['time'][-1]}")
 

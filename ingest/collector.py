@@ -83,6 +83,8 @@ class Collector:
         self._log = log
         self._partitions = partitions
         self._clock = clock
+        self.began = False
+        """Whether it is sure that nobody else collects under its id."""
         self._active = {i.native: i for i in instruments}
         self._natives_by_symbol = {i.symbol: i.native for i in instruments}
         self._universe = Universe(instruments)
@@ -202,6 +204,7 @@ class Collector:
         # Before what an earlier session left in the spool is appended, its promises among it.
         await self._answered(lambda: nobody_else(self._log, source, settings.punctuation_ms))
         self._spool = await asyncio.to_thread(self._open_spool)
+        self.began = True
         self._appender = Appender(
             self._log,
             settings.exchange,

@@ -74,6 +74,11 @@ class Keeper:
         self._stopped = asyncio.Event()
 
     @property
+    def began(self) -> bool:
+        """Whether the collector runs, as the only one of its id."""
+        return self._collector is not None and self._collector.began
+
+    @property
     def subscribed(self) -> bool:
         """Whether the collector runs and all its subscriptions are answered."""
         return self._collector is not None and self._collector.subscribed

@@ -9,7 +9,7 @@ Both halves meet on the log alone, as they would as separate processes.
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -22,13 +22,14 @@ from ingest.clock import ArrivalClock
 from ingest.collector import Collector
 from ingest.collector_settings import CollectorSettings
 from ingest.errors import UserError
+from ingest.identity import IdentityInUse, nobody_else
 from ingest.instrument_cache import cache_path
 from ingest.instruments import Instrument
 from ingest.keeper import Keeper, KeeperSettings
 from ingest.log import Fenced, Log
 from ingest.log.membership import Fixed, Membership
 from ingest.log_wait import until_answered
-from ingest.records import BARS_TOPIC, TICK_TOPICS
+from ingest.records import BARS_TOPIC, TICK_TOPICS, Source
 from ingest.venues import VENUES
 from publish import health, metrics
 from publish.log import open_log, place
@@ -58,15 +59,16 @@ async def run(settings: Settings, stopping: asyncio.Event | None = None) -> None
     await asyncio.to_thread(store.check)
     try:
         async with opened(settings) as log:
-            keepers = [keeper(settings, log, *item) for item in settings.venues.enabled().items()]
-            half = _Downstream(settings, store)
+            venues = settings.venues.enabled().items()
+            keepers = {name: keeper(settings, log, name, venue) for name, venue in venues}
+            half = _Downstream(settings, store, keepers)
 
             def at_work() -> bool:
-                return half.caught_up and all(keeper.subscribed for keeper in keepers)
+                return half.caught_up and all(keeper.subscribed for keeper in keepers.values())
 
             async with health.served(settings.metrics, at_work):
                 if await ready(settings, log, stopping):
-                    await _run(settings, log, store, keepers, half, stopping)
+                    await _run(settings, log, store, list(keepers.values()), half, stopping)
     except Fenced as error:
         raise taken(settings) from error
 
@@ -193,9 +195,10 @@ async def _downstream(half: "_Downstream") -> AsyncIterator[Future[None]]:
 class _Downstream:
     """Aggregator and publisher on a loop and a log connection of their own."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, keepers: Mapping[str, Keeper]) -> None:
         self._settings = settings
         self._store = store
+        self._keepers = keepers
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
         self._stop = asyncio.Event()
@@ -224,6 +227,12 @@ class _Downstream:
         settings = self._settings
         log = open_log(settings.log)
         try:
+            # Who is refused as a collector must not have taken the log from who goes on.
+            for problem in await asyncio.gather(
+                *(self._alone(log, name) for name in self._keepers), return_exceptions=True
+            ):
+                if problem is not None:
+                    raise problem
             aggregator = make_aggregator(settings, log, Fixed(range(settings.log.partitions)))
             publishing = Publishing(settings, log, self._store)
             self._parts = (aggregator, publishing)
@@ -231,6 +240,20 @@ class _Downstream:
                 await self._until_stopped(aggregator, publishing)
         finally:
             await log.close()
+
+    async def _alone(self, log: Log, exchange: str) -> None:
+        """Raises `IdentityInUse` if another process collects the venue under this one's id."""
+        ingest = self._settings.ingest
+        source = Source(exchange, exchange, ingest.collector, "")
+        try:
+            await until_answered(
+                lambda: nobody_else(log, source, ingest.punctuation_ms),
+                self._stop,
+                place(self._settings.log),
+            )
+        except IdentityInUse:
+            if not self._keepers[exchange].began:  # else the promises are its own
+                raise
 
     async def _until_stopped(self, aggregator: Aggregator, publishing: Publishing) -> None:
         aggregating = asyncio.create_task(aggregator.run())

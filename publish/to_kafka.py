@@ -116,7 +116,7 @@ async def republish(
         _Session(exchange, partitions, list(of), _end(units, exchange, feed))
         for exchange, of in groupby(instruments, key=lambda of: of.exchange)
     ]
-    pace = _Pace(speed, feed.first)
+    pace = _Pace(speed, feed.first, max(session.end for session in sessions))
     done = 0
     for session in sessions:
         await _append(log, session.start(feed.first))
@@ -188,9 +188,10 @@ async def _append(log: Log, due: Sequence[NewRecord]) -> None:
 class _Pace:
     """When what of the ticks' time is due."""
 
-    def __init__(self, speed: float | None, first: int) -> None:
+    def __init__(self, speed: float | None, first: int, last: int) -> None:
         self._speed = speed
         self._first = first
+        self._last = last
         self._began = time.monotonic()
 
     def steps(self, part: Slice) -> Iterator[int]:
@@ -201,9 +202,9 @@ class _Pace:
         yield part.end
 
     async def wait(self, stamp: int) -> None:
-        """Until it is that time of the ticks."""
+        """Until it is that time of the ticks; a slice may end minutes after the last of them."""
         if self._speed is not None:
-            due = self._began + (stamp - self._first) / NS / self._speed
+            due = self._began + (min(stamp, self._last) - self._first) / NS / self._speed
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
@@ -216,7 +217,7 @@ class _Session:
         """`end` (ns): that of what is covered, or of the last tick if that is later."""
         self.counts: Counter[str] = Counter()
         self._exchange = exchange
-        self._end = end
+        self.end = end
         self._promised = 0
         symbols = [of.symbol for of in instruments]
         where = [partition_of(exchange, symbol, partitions) for symbol in symbols]
@@ -238,7 +239,7 @@ class _Session:
     def until(self, part: Slice, end: int) -> list[NewRecord]:
         """A slice's ticks that arrived before `end` and were not given yet, and the promise."""
         due = self._coverage_before(end)
-        end = min(end, self._end)
+        end = min(end, self.end)
         if end <= self._promised:
             return due
         for ticks in part.ticks.get(self._exchange, ()):
@@ -249,9 +250,9 @@ class _Session:
 
     def finish(self) -> list[NewRecord]:
         """The last promise, and the end."""
-        due = self._coverage_before(self._end + 1)
-        due += self._records.marks(records.PUNCTUATION, self._end)
-        return due + self._records.marks(records.SESSION_END, self._end)
+        due = self._coverage_before(self.end + 1)
+        due += self._records.marks(records.PUNCTUATION, self.end)
+        return due + self._records.marks(records.SESSION_END, self.end)
 
     def _batches(self, ticks: Trades | Quotes) -> Iterator[NewRecord]:
         trades = isinstance(ticks, Trades)

@@ -86,6 +86,7 @@ def test_check_config_prints_the_effective_settings_without_secrets(tmp_path: Pa
             'has no unit: write "5s"',
         ),
         (["audit", "--month", "2026-13"], 'should be a month like "2026-11"'),
+        (["audit", "--json", "nowhere/found.json"], "nowhere/found.json: can't be written there"),
         (["audit", "--watch", "--repair"], "repairs if audit.repair is set"),
         (["tail", "bars", "--from", "yesterday"], "should be start, end, an offset, a time"),
         (["run", "--set", "log.path"], "write NAME=VALUE"),

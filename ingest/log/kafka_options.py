@@ -49,4 +49,5 @@ class KafkaOptions:
         try:
             return ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:  # SSLError is one
-            raise LogError(f"Kafka {self.servers}: CA file {self.ca_file}: {error}") from error
+            why = error.strerror or error
+            raise LogError(f"Kafka {self.servers}: CA file {self.ca_file}: {why}") from error

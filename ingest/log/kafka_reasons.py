@@ -116,7 +116,7 @@ def _of_the_connection(error: Exception) -> str:
         return "connection refused: nothing listens there"
     if isinstance(error, TimeoutError) and not error.args:
         return f"no answer within {TRY_S:.0f} s"
-    return str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 async def patiently(

@@ -90,7 +90,8 @@ def _nothing(store: Store, wanted: Wanted, found: Plan) -> str:
     of = ", ".join([*filter(None, [wanted.exchange]), *wanted.symbols])
     return (
         f"{store.url} has no raw ticks of {wanted}{f' of {of}' if of else ''}: the audit "
-        f"recomputes bars from the raw archive, which publish.raw = true keeps"
+        f"recomputes bars from the raw archive, of which publish.raw = true makes a file for each "
+        f"day that is over"
     )
 
 

@@ -159,6 +159,9 @@ def audit(
     from publish.audit.plan import Wanted
     from publish.progress import watched_progress
 
+    # Told now: an audit takes hours, and its report would be lost.
+    if json is not None and (json.is_dir() or not os.access(json.parent, os.W_OK)):
+        raise typer.BadParameter(f"--json {json}: can't be written there")
     if watch:
         if any((exchange, symbol, month, day, repair)):
             raise typer.BadParameter(

@@ -150,7 +150,7 @@ def _recognised(url: str) -> _File | SourceError:
 def _exchange_of(file: _File, options: ImportOptions) -> str:
     said, given = file.layout.exchange, options.exchange
     if said and given and said != given:
-        raise SourceError(f"{file.url} is of {said}, not {given}")
+        raise SourceError(f"{file.url} is of {said}, not {given}: leave --venue out")
     exchange = said or given
     if exchange is None:
         raise SourceError(f"{file.url} does not say which exchange it is of: pass --venue")

@@ -114,6 +114,9 @@ def _readable(url: str) -> Iterator[None]:
     except FileNotFoundError as error:  # over the network it says no more than the URL
         why = error.strerror or "it is not there, or can't be reached"
         raise SourceError(f"can't read {url}: {why}") from error
+    except IsADirectoryError as error:
+        what = "a directory that is no own archive (no raw or raw_open in it)"
+        raise SourceError(f"{url} is {what}: give its files, {url}/*") from error
     except OSError as error:
         raise SourceError(f"can't read {url}: {error.strerror or error}") from error
     except SourceError:

@@ -161,5 +161,5 @@ def test_what_is_refused(name: str, header: str, row: str, reason: str, tmp_path
 def test_another_exchange_than_the_one_asked_for(tmp_path: Path) -> None:
     rows = [of("hyperliquid/BTC", US, US + 5, 1, "buy", 1, 1)]
     path = gzipped(tmp_path / "x.csv.gz", text_of(TARDIS_TRADES, rows))
-    with pytest.raises(SourceError, match="is of hyperliquid-perps, not okx-perps"):
+    with pytest.raises(SourceError, match="is of hyperliquid-perps, not okx-perps: leave --venue"):
         imported(tmp_path, path, options=ImportOptions(exchange="okx-perps"))

@@ -27,6 +27,9 @@ log_ = structlog.get_logger(__name__)
 
 GROUP = "aggregator"
 WAIT_S, DRAIN_WAIT_S = 0.2, 0.02
+GATHER_S = 0.02
+"""What comes is awaited for so long before it is read: the venues' promises of one moment follow
+each other within milliseconds, and each pass costs a commit, whatever it brings."""
 FIRST_RETRY_S, MAX_RETRY_S = 0.2, 10.0
 SLOW_S = 0.5
 """A partition whose step takes longer is no longer waited for by the others."""
@@ -205,8 +208,10 @@ class Aggregator:
         if self._steps and not idle:
             await asyncio.wait(self._steps.values(), timeout=wait_s)
             return True
-        if not any(worker.more for worker in idle) and not await self._wait(idle, wait_s):
-            return False
+        if not any(worker.more for worker in idle):
+            if not await self._wait(idle, wait_s):
+                return False
+            await asyncio.sleep(GATHER_S)
         steps = {worker.partition: asyncio.create_task(worker.step()) for worker in idle}
         self._steps |= steps
         await asyncio.wait(steps.values(), timeout=SLOW_S)

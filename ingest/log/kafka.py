@@ -58,6 +58,8 @@ WAIT_BYTES = 1 << 20
 """Fetched of each partition that `wait` finds records in; `read` starts with them."""
 LONG_POLL_S = 5.0
 BEYOND_S = 0.05
+POLLED_S = 0.01
+"""What was waited for and is read later than that is read with what has come since."""
 LAST_COMMITS_S = 0.5
 
 
@@ -68,6 +70,8 @@ class _Held:
     asked: int
     records: Sequence[ConsumerRecord]
     next: int
+    polled: float = 0.0
+    """When (monotonic seconds) `wait` got them: others may have come since."""
 
 
 class KafkaLog(Log):
@@ -126,6 +130,9 @@ class KafkaLog(Log):
             held = self._held_at(at, offset)
             if not held.records:
                 held = await self._fetched(at, held, max_bytes)
+            elif held.polled and time.monotonic() - held.polled > POLLED_S:
+                since = await self._fetched(at, held, max_bytes)
+                held = _Held(offset, [*held.records, *since.records], since.next)
         found: list[Record] = []
         size = 0
         for record in held.records:
@@ -186,7 +193,8 @@ class KafkaLog(Log):
                     if got.next > held[at].next:
                         moved = True
                         if self._held.get(at) is before[at]:  # nobody has read in between
-                            self._held[at] = _Held(wanted[at], got.records, got.next)
+                            polled = time.monotonic()
+                            self._held[at] = _Held(wanted[at], got.records, got.next, polled)
                 if left == 0 and not moved and not behind:
                     return False
 

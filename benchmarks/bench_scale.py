@@ -1,7 +1,8 @@
 """Aggregators in a group: 1, 2 and 4 processes over the same backlog of 16 partitions on Kafka.
 
-The backlog is that of `bench_log_to_log` (about 12 M ticks of 200 instruments, at 50 times the
-market's rate), each instrument in its own partition; every group starts from its beginning. Each
+The backlog is made as that of `bench_log_to_log` (200 instruments at 50 times the market's rate)
+and is twice as long, 25 M ticks, since each process's start is counted too. Each instrument is in its
+own partition, and every group starts from the beginning. Each
 process's CPU seconds count from its joining until the whole backlog is committed: taking over,
 reading, aggregating and committing, and waiting for the others. On one machine more processes than
 cores share them, so what is claimed is the work a CPU second does, and that the work divides.
@@ -31,6 +32,7 @@ from tests.kafka.broker import ApacheKafka
 PARTITIONS = 16
 PROCESSES = (1, 2, 4)
 ROUNDS = 3
+BURSTS = 2
 ENDS_S = 300.0
 TARGET = 0.85
 _SPAWN = multiprocessing.get_context("spawn")
@@ -71,7 +73,8 @@ def run() -> list[Result]:
 async def _fill(servers: str) -> tuple[int, dict[TopicPartition, int]]:
     """Put the backlog on the log; returns its ticks and the end of each partition."""
     log = KafkaLog(KafkaOptions(servers))
-    ticks = await collect(log, *burst(), PARTITIONS)
+    seconds, ticks_s = burst()
+    ticks = await collect(log, BURSTS * seconds, ticks_s, PARTITIONS)
     ends = {
         (topic, partition): (await log.bounds(topic, partition))[1]
         for topic in records.TICK_TOPICS

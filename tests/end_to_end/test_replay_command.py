@@ -152,7 +152,7 @@ def test_what_is_no_recording(tmp_path: Path) -> None:
         "missing.gz": "can't read missing.gz: No such file",
         "empty.gz": "empty.gz is empty",
         "nothing.gz": "nothing.gz is empty",
-        "directory": "can't read directory: Is a directory",
+        "directory": "directory is a directory that is no own archive",
         "table.csv": "table.csv is in no format that is read",
     }.items():
         assert_refused_lines(replay_here(tmp_path, name), text)

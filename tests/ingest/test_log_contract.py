@@ -164,6 +164,16 @@ async def test_wait_at_one_place_after_another(log: Log) -> None:
     assert await values(log, offset=1) == ["b", "c"]
 
 
+async def test_what_comes_after_a_wait_is_read_with_what_was_waited_for(log: Log) -> None:
+    waiting = asyncio.create_task(log.wait({("ticks", 0): 0}, DEADLINE_S))
+    await log.append([record("a")])
+    assert await waiting
+    await log.append([record("b")])
+    await asyncio.sleep(0.02)  # who waits for more asks again (`ingest.log.kafka.POLLED_S`)
+    assert [r.value for r in await log.read("ticks", 0, 0)] == [b"a", b"b"]
+    assert not await log.wait({("ticks", 0): 2}, 0.01)
+
+
 async def test_wait_wakes_for_an_append_and_a_commit(log: Log) -> None:
     waiting = asyncio.create_task(log.wait({("ticks", 0): 0, ("bars", 1): 0}, DEADLINE_S))
     await log.append([record("elsewhere", partition=1)])

@@ -283,5 +283,10 @@ async def published(log: SqliteLog, store: Store) -> None:
     publisher.stop()
     await running
     archive = Archive(log, store, lateness_ns=LATENESS_NS, settle_s=0.0)
+    running = asyncio.create_task(archive.run())
+    while not archive.caught_up:  # a stop reads on for a second only
+        assert not running.done(), running.exception()
+        assert time.monotonic() < deadline, "never all read"
+        await asyncio.sleep(0.05)
     archive.stop()
-    await archive.run()
+    await running

@@ -129,11 +129,12 @@ class ReplaySummary:
         return lines
 
     def _missing(self) -> list[str]:
-        return [
-            f"  {n:,} gaps of {self.missing[reason] or 'an unknown number of':,} trades "
-            f"{_WHY.get(reason, reason)}"
-            for reason, n in self.gaps.most_common()
-        ]
+        lines = []
+        for reason, n in self.gaps.most_common():
+            missing = self.missing[reason]
+            many = f"{missing:,}" if missing else "an unknown number of"
+            lines.append(f"  {n:,} gaps of {many} trades {_WHY.get(reason, reason)}")
+        return lines
 
     def _changes(self) -> list[str]:
         rows, days = self.changes.rows, self.changes.days

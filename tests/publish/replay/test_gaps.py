@@ -10,7 +10,7 @@ import pytest
 from publish.layout import Series, month_key
 from publish.partitions import read_series
 from publish.replay.command import ReplayOptions, ReplaySummary, replay
-from publish.replay.imported import ROOT
+from publish.replay.imported import ROOT, Imported
 from publish.replay.importing import ImportOptions
 from publish.replay.manifest import read_manifest
 from publish.store import Store
@@ -255,6 +255,16 @@ def test_manifests_and_the_summary_have_them_in_their_month(tmp_path: Path) -> N
     assert said in shown
     table = [line.split() for line in shown if BTC in line and "2024-0" in line]
     assert [row[6] for row in table] == ["2", "1"]
+
+
+def test_gaps_of_unknown_size_are_told_as_such() -> None:
+    known = Imported("a", [], "okx-perps", [], "recorded", gaps={"disconnect": (2, 1_234)})
+    unknown = Imported("b", [], "okx-perps", [], "recorded", gaps={"restart": (1, 0)})
+    summary = ReplaySummary("out")
+    summary.import_([known, unknown])
+    shown = str(summary)
+    assert "  2 gaps of 1,234 trades over lost connections" in shown
+    assert "  1 gaps of an unknown number of trades over restarts of the recorder" in shown
 
 
 def _in_january() -> tuple[range, ...]:

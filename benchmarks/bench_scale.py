@@ -3,11 +3,10 @@
 The backlog is made as that of `bench_log_to_log` (200 instruments at 50 times the market's rate)
 and is twice as long, 25 M ticks, since each process's start is counted too. Each instrument is in
 its own partition, and every group starts from the beginning. Each process's CPU seconds count from
-its joining until the whole backlog is committed: taking over,
-reading, aggregating and committing, and waiting for the others. On one machine more processes than
-cores share them, so what is claimed is the work a CPU second does, and that the work divides.
-Rounds of all three follow each other, since the machine is faster at one time than at another; the
-figures are the rounds' medians.
+its joining until the whole backlog is committed: taking over, reading, aggregating and committing,
+and waiting for the others. On one machine more processes than cores share them, so what is claimed
+is the work a CPU second does, and that the work divides. Rounds of all three follow each other,
+since the machine is faster at one time than at another; the figures are the rounds' medians.
 """
 
 import asyncio

@@ -105,7 +105,8 @@ def _pieces(store: Store, kind: str, key: str) -> Iterator[tuple[Instrument, Pie
 class _Imports:
     """What imports have of an instrument."""
 
-    names: list[str] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
+    """In the order of the imports, each once."""
     arrivals: set[str] = field(default_factory=set)
     low: int = END_NS
     high: int = 0
@@ -134,15 +135,12 @@ def imported_units(
                 pieces = pieces_of_chunk(chunk, lambda group: True)
                 for group, piece in zip(chunk.groups, pieces, strict=True):
                     has = found[group.exchange, group.symbol]
-                    if imported.digest not in has.names:
-                        has.names.append(imported.digest)
+                    has.names[imported.digest] = None
                     has.arrivals.add(imported.arrival)
                     has.low, has.high = min(has.low, piece.earliest), max(has.high, piece.high)
         for key in imported.keys(GAPS):
             for group in read_groups(store, key).groups:
-                has = found[group.exchange, group.symbol]
-                if imported.digest not in has.names:
-                    has.names.append(imported.digest)
+                found[group.exchange, group.symbol].names[imported.digest] = None
         for symbol, _, _, _, exchange_to, _ in imported.coverage:
             has = found[imported.exchange, symbol]
             has.high = max(has.high, exchange_to - 1)
